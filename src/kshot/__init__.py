@@ -1,0 +1,1 @@
+"""kshot: from K labelled examples to a task expert."""

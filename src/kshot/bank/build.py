@@ -1,0 +1,172 @@
+"""Train a bank from a recipe: one adapter at a time, each measured on rows it did not see."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from kshot.atomic import new_folder, write_json, write_text
+from kshot.bank.adapter import WEIGHTS, describe
+from kshot.bank.bank import Bank
+from kshot.bank.card import adapter_card, bank_card, source_of
+from kshot.bank.recipe import AdapterRecipe, BankRecipe, read_rows
+from kshot.config import read_yaml
+from kshot.errors import ExampleError
+from kshot.language_model import LanguageModel
+from kshot.prompts import TokenisedExample, target_of
+from kshot.training import TrainingResult, fit
+
+RECORD = "training.json"
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Tokenised rows of one set, each in one part only."""
+
+    train: list[TokenisedExample]
+    held_out: list[TokenisedExample]
+
+
+def build_bank(recipe_file: Path, folder: Path, *, report: Report = print) -> Bank:
+    """Train every adapter of a recipe into `folder`; those already trained by the same recipe are kept.
+
+    Args:
+        recipe_file: YAML, see `BankRecipe`.
+        folder: The bank.
+        report: Called with a line for each adapter.
+
+    Raises:
+        ConfigError, SourceError, ExampleError: The recipe, its base model or its data cannot be used.
+    """
+    recipe = read_yaml(recipe_file, BankRecipe)
+    bank = Bank.create(folder)
+    lm = LanguageModel.load(recipe.base_model, relative_to=recipe_file.parent)
+    for adapter in recipe.adapters:
+        wanted = _digest(recipe, adapter)
+        if adapter.name in bank and _recorded(folder / adapter.name).get("recipe_sha256") == wanted:
+            report(f"{adapter.name}: kept")
+            continue
+        split = _split(lm, recipe, adapter, recipe_file.parent)
+        with new_folder(folder / adapter.name) as draft:
+            record = _train_into(draft, lm, recipe, adapter, split) | {"recipe_sha256": wanted}
+            write_json(draft / RECORD, record)
+            write_text(draft / "README.md", adapter_card(recipe, adapter, record))
+            entry = describe(
+                draft,
+                adapter.name,
+                base_model=recipe.base_model,
+                origin=source_of(adapter),
+                licence=adapter.licence,
+                trained_on=adapter.family or Path(adapter.data or "").stem,
+                num_rows=len(split.train),
+            )
+        bank.record(entry)
+        report(
+            f"{adapter.name}: held-out NLL {record['base_nll']:.3f} -> {record['held_out_nll']:.3f}, "
+            f"{record['train_rows']} rows, {record['seconds']:.0f} s"
+        )
+    records = {adapter.name: _recorded(folder / adapter.name) for adapter in recipe.adapters}
+    write_text(folder / "README.md", bank_card(recipe, records))
+    return bank
+
+
+def _split(lm: LanguageModel, recipe: BankRecipe, adapter: AdapterRecipe, folder: Path) -> Split:
+    rows = adapter.rows or recipe.rows
+    examples = read_rows(adapter, size=rows + recipe.held_out, seed=recipe.seed, folder=folder)
+    random.Random(recipe.seed).shuffle(examples)
+    seen: set[tuple[str, str]] = set()
+    kept: list[TokenisedExample] = []
+    for example in examples:
+        key = (example.request, target_of(example, adapter.form))
+        tokenised = lm.template.encode_example(example, adapter.form, rationale=True)
+        if key not in seen and len(tokenised) <= recipe.max_tokens:
+            kept.append(tokenised)
+        seen.add(key)
+        if len(kept) == rows + recipe.held_out:
+            break
+    if len(kept) <= recipe.held_out:
+        raise ExampleError(
+            f"{adapter.name}: expected more than {recipe.held_out} rows of at most {recipe.max_tokens} tokens, "
+            f"got {len(kept)}: lower held_out or raise max_tokens"
+        )
+    return Split(train=kept[recipe.held_out :], held_out=kept[: recipe.held_out])
+
+
+def _train_into(
+    draft: Path, lm: LanguageModel, recipe: BankRecipe, adapter: AdapterRecipe, split: Split
+) -> dict[str, object]:
+    base = lm.model
+    before = mean_nll(lm, split.held_out)
+    lm.model = _fresh_lora(base, recipe, adapter)
+    try:
+        result = fit(lm, split.train, recipe.training, seed=recipe.seed)
+        _round_to_bfloat16(lm.model)
+        after = mean_nll(lm, split.held_out)
+        lm.model.peft_config["default"].base_model_name_or_path = recipe.base_model
+        lm.model.save_pretrained(draft)
+    finally:
+        lm.model = lm.model.unload()
+    weights = {key: value.to(torch.bfloat16) for key, value in load_file(draft / WEIGHTS).items()}
+    save_file(weights, draft / WEIGHTS, metadata={"format": "pt"})
+    return _record(before, after, split, result)
+
+
+def _fresh_lora(base: torch.nn.Module, recipe: BankRecipe, adapter: AdapterRecipe) -> PeftModel:
+    r = adapter.r or recipe.r
+    torch.manual_seed(recipe.seed)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=r,
+        lora_alpha=r * recipe.lora_alpha_over_r,
+        target_modules=list(recipe.target_modules),
+    )
+    return get_peft_model(base, config)
+
+
+def _round_to_bfloat16(model: torch.nn.Module) -> None:
+    """Round the trained weights as they will be stored, so that what is measured is what is shipped."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(parameter.to(torch.bfloat16))
+
+
+def mean_nll(lm: LanguageModel, rows: Sequence[TokenisedExample]) -> float:
+    """Return the mean over the rows of the mean NLL of a target token, in nats."""
+    return float(np.mean([values.mean() for values in lm.token_nll(rows)]))
+
+
+def _record(before: float, after: float, split: Split, result: TrainingResult) -> dict[str, object]:
+    third = max(1, len(result.losses) // 3)
+    return {
+        "base_nll": round(before, 4),
+        "held_out_nll": round(after, 4),
+        "train_rows": len(split.train),
+        "held_out_rows": len(split.held_out),
+        "train_tokens": result.num_tokens,
+        "trainable_parameters": result.trainable_parameters,
+        "loss_first_third": round(float(np.mean(result.losses[:third])), 4),
+        "loss_last_third": round(float(np.mean(result.losses[-third:])), 4),
+        "seconds": round(result.seconds, 1),
+    }
+
+
+def _digest(recipe: BankRecipe, adapter: AdapterRecipe) -> str:
+    shared = recipe.model_dump(mode="json", exclude={"adapters", "name"})
+    text = json.dumps([shared, adapter.model_dump(mode="json")], sort_keys=True)
+    return sha256(text.encode()).hexdigest()
+
+
+def _recorded(folder: Path) -> dict[str, object]:
+    path = folder / RECORD
+    record: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return record

@@ -1,0 +1,105 @@
+"""A bank recipe: which adapters to train, on what, and how."""
+
+import os
+import re
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from kshot.config import Section, TrainingConfig
+from kshot.errors import ConfigError, ExampleError
+from kshot.examples import Example, read_examples
+from kshot.procedural import draw_family
+from kshot.prompts import Form
+
+
+class AdapterRecipe(Section):
+    """One adapter: rows from a file or from a procedural family."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    data: str | None = Field(None, description="file or hf:// data set; environment variables are expanded")
+    family: str | None = Field(None, description="reasoning-gym family to draw rows from")
+    form: Form = "instruction"
+    rationale_pattern: str | None = Field(
+        None, description="its first group is the rationale inside an output"
+    )
+    rows: int | None = Field(None, ge=1, description="training rows; the recipe's where absent")
+    r: int | None = Field(None, ge=1, description="the recipe's where absent")
+    origin: str = ""
+    licence: str = "unknown"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "AdapterRecipe":
+        if (self.data is None) == (self.family is None):
+            raise ValueError(f"adapter {self.name} needs either data or family")
+        return self
+
+
+class BankRecipe(Section):
+    """The whole bank."""
+
+    name: str
+    base_model: str
+    seed: int = 0
+    rows: int = Field(1000, ge=1, description="training rows of each adapter")
+    held_out: int = Field(
+        100, ge=1, description="rows of each set kept out of training, to show that it learned"
+    )
+    max_tokens: int = Field(1024, ge=16, description="longer rows are left out")
+    r: int = Field(16, ge=1)
+    lora_alpha_over_r: float = Field(
+        2.0, gt=0, description="lora_alpha = this x r, the usual choice of PEFT recipes"
+    )
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    training: TrainingConfig = TrainingConfig()
+    adapters: tuple[AdapterRecipe, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "BankRecipe":
+        names = [adapter.name for adapter in self.adapters]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"adapter names must be distinct, got {', '.join(twice)} more than once")
+        return self
+
+
+def read_rows(adapter: AdapterRecipe, *, size: int, seed: int, folder: Path) -> list[Example]:
+    """Return the rows that an adapter may learn from, rationales filled in.
+
+    Args:
+        adapter: Where the rows come from.
+        size: Rows to draw from a procedural family; files are read whole.
+        seed: Of the family.
+        folder: That relative paths start from.
+
+    Raises:
+        ConfigError: A path names an environment variable that is not set.
+        SourceError: The file is not there.
+        ExampleError: The rationale pattern fits no row.
+    """
+    if adapter.family is not None:
+        return draw_family(adapter.family, size=size, seed=seed)
+    source = os.path.expandvars(adapter.data or "")
+    if "$" in source:
+        raise ConfigError(
+            f"{adapter.name}: expected the variable in {adapter.data} to be set; set it to a folder"
+        )
+    examples = read_examples(source if source.startswith("hf://") else folder / source)
+    if adapter.rationale_pattern is None:
+        return examples
+    found = [
+        _with_rationale(example, re.compile(adapter.rationale_pattern, re.DOTALL)) for example in examples
+    ]
+    kept = [example for example in found if example.rationale]
+    if not kept:
+        raise ExampleError(
+            f"{adapter.name}: expected rationale_pattern to fit some output, it fits none of {len(found)}"
+        )
+    return kept
+
+
+def _with_rationale(example: Example, pattern: re.Pattern[str]) -> Example:
+    match = pattern.match(example.output)
+    rationale = match.group(1).strip() if match else ""
+    fields = {name: getattr(example, name) for name in Example.__dataclass_fields__}
+    return Example(**{**fields, "rationale": rationale or None})

@@ -1,0 +1,202 @@
+"""The task file: what the user wants, checked before anything is computed. Unknown keys are refused."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kshot.errors import ConfigError
+
+Scorer = Literal["exact_match", "multiple_choice", "number"]
+
+
+class Section(BaseModel):
+    """A part of the task file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+class ExpertsConfig(Section):
+    """Which adapters become experts."""
+
+    num_candidates: int = Field(
+        8, ge=1, description="adapters with the least RP + RA that groups are formed from (paper)"
+    )
+    num_experts: int = Field(
+        4, ge=1, description="adapters of the chosen group (paper; N = 6 and 8 were no better)"
+    )
+    balance: Literal["paper", "normalised"] = Field(
+        "paper", description="the raw sum of ranks, or quality and diversity each put on [0, 1]"
+    )
+    similarity: Literal["delta", "paper"] = Field(
+        "delta",
+        description="cosine of weight changes, or of A and B apart as published (changes under (RA, B/R))",
+    )
+    exclude: tuple[str, ...] = Field(
+        (), description="adapter names or patterns never chosen, such as the task's own"
+    )
+
+
+class DataConfig(Section):
+    """Which open rows join the shots."""
+
+    budget: int = Field(
+        1000, ge=0, description="rows selected; 500 to 1,000 for questions (paper); 0 trains on shots alone"
+    )
+    threshold: float = Field(0.9, gt=0, le=1, description="largest cosine of two kept rows (paper)")
+    strategy: Literal["max", "centroid", "round_robin"] = Field(
+        "max", description="relevance of a row to the shots"
+    )
+    encoder: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="Hub id, folder or pypi: wheel"
+    )
+
+
+class MixtureSettings(Section):
+    """How the experts are put together."""
+
+    top_k: int = Field(2, ge=1, description="experts per token (paper)")
+    shared_r: int = Field(0, ge=0, description="rank of a fresh LoRA that is always on; 0 for none (paper)")
+    null_expert: bool = Field(False, description="let the router choose no expert")
+    load_balancing: float = Field(0.0, ge=0, description="weight of the load-balancing loss (0 in the paper)")
+
+
+class TrainingConfig(Section):
+    """How router and experts are tuned; transformers' names."""
+
+    learning_rate: float = Field(
+        5e-5, gt=0, description="paper, at 7B; 1e-3 to 4e-3 fits a 135M model better"
+    )
+    router_learning_rate: float | None = Field(None, gt=0, description="the experts' rate where absent")
+    num_train_epochs: float = Field(5, gt=0, description="paper")
+    per_device_train_batch_size: int = Field(2, ge=1, description="paper")
+    gradient_accumulation_steps: int = Field(16, ge=1, description="paper")
+    weight_decay: float = Field(1e-4, ge=0, description="paper")
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field("cosine", description="paper")
+    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the steps (0 in the paper)")
+    max_grad_norm: float = Field(1.0, gt=0, description="transformers' default")
+    max_length: int = Field(
+        1024, ge=16, description="tokens of a row; longer prompts lose their beginning (paper)"
+    )
+    rationales: bool = Field(True, description="train on rationale then answer where a row has a rationale")
+    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
+    report_to: str = Field("none", description="tensorboard, wandb, mlflow or trackio")
+
+
+class EvaluationConfig(Section):
+    """How arms are compared on the test rows."""
+
+    max_new_tokens: int = Field(128, ge=1, description="longest generated answer")
+    batch_size: int = Field(64, ge=1, description="rows decoded at once")
+
+
+class TaskConfig(Section):
+    """One task file."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="of the task, for the report and the model card")
+    base_model: str = Field(description="folder, Hub id or pypi:NAME==VERSION")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    shots: str = Field(description="the K labelled examples")
+    test: str | None = Field(None, description="never read before evaluation")
+    scorer: Scorer = "exact_match"
+    bank: tuple[str, ...] = Field(min_length=1, description="folders of adapters")
+    pool: tuple[str, ...] = Field((), description="files, patterns and hf:// data sets of open rows")
+    experts: ExpertsConfig = ExpertsConfig()
+    data: DataConfig = DataConfig()
+    mixture: MixtureSettings = MixtureSettings()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TaskConfig":
+        experts, top_k = self.experts, self.mixture.top_k
+        if experts.num_experts > experts.num_candidates:
+            raise ValueError(
+                f"experts.num_experts must be at most num_candidates = {experts.num_candidates}, got {experts.num_experts}"
+            )
+        if top_k > experts.num_experts:
+            raise ValueError(
+                f"mixture.top_k must be at most num_experts = {experts.num_experts}, got {top_k}"
+            )
+        if self.data.budget and not self.pool:
+            raise ValueError("data.budget needs a pool: list files under 'pool', or set data.budget to 0")
+        return self
+
+
+def read_task(path: str | Path) -> TaskConfig:
+    """Read and check a task file; relative paths in it start from its own folder.
+
+    Raises:
+        ConfigError: The file is missing or no YAML mapping, a key is unknown or missing, or a value is out of range.
+    """
+    path = Path(path)
+    task = read_yaml(path, TaskConfig)
+    folder = path.parent.resolve()
+
+    def located(reference: str) -> str:
+        remote = reference.startswith(("hf://", "pypi:"))
+        return reference if remote else str(folder / Path(reference).expanduser())
+
+    def located_model(reference: str) -> str:
+        return located(reference) if (folder / Path(reference).expanduser()).is_dir() else reference
+
+    return task.model_copy(
+        update={
+            "base_model": located_model(task.base_model),
+            "shots": located(task.shots),
+            "test": located(task.test) if task.test else None,
+            "bank": tuple(located(one) for one in task.bank),
+            "pool": tuple(located(one) for one in task.pool),
+            "data": task.data.model_copy(update={"encoder": located_model(task.data.encoder)}),
+        }
+    )
+
+
+def read_yaml(path: Path, model: type[S]) -> S:
+    """Read a YAML file into a section.
+
+    Raises:
+        ConfigError: As `read_task`.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {type(raw).__name__}")
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error.errors()[0], model)}") from error
+
+
+def _explain(problem: Any, model: type[Section]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, problem["loc"][:-1])
+        near = get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return f"unknown key '{where}'" + (
+            f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+        )
+    if problem["type"] == "missing":
+        return f"missing key '{where}'"
+    got = "" if not where else f", got {problem['input']!r}"
+    return f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}{got}"
+
+
+def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

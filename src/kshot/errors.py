@@ -1,0 +1,32 @@
+"""Every error a user can cause. Each is a `KshotError` and also the standard error it resembles.
+
+A message says what was expected, what came, and what to do about it.
+"""
+
+
+class KshotError(Exception):
+    """A mistake that the user can mend; the command line prints it as one line and exits with code 2."""
+
+
+class ConfigError(KshotError, ValueError):
+    """A setting is unknown, out of range or without effect."""
+
+
+class ExampleError(KshotError, ValueError):
+    """A row cannot be read as an example, or lacks what the task needs."""
+
+
+class AdapterError(KshotError, ValueError):
+    """An adapter cannot be used: wrong shapes, unsupported kind, damaged or unsafe weights."""
+
+
+class SourceError(KshotError, OSError):
+    """A model, encoder, adapter or data set cannot be found, fetched or trusted."""
+
+
+class RunFolderError(KshotError, OSError):
+    """The run folder cannot be read or written."""
+
+
+class MissingExtraError(KshotError, ImportError):
+    """A feature needs an optional package; the message names the extra to install."""

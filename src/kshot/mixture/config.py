@@ -1,0 +1,199 @@
+"""The settings of a mixture: all that is needed to rebuild it beside its weights."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from peft import PeftConfig
+
+from kshot.errors import ConfigError
+
+PEFT_TYPE = "KSHOT_MIXTURE"
+DEFAULT_TOP_K = 2
+
+
+class ModuleGroup(TypedDict):
+    """Modules in which every expert has the same rank and scaling, kept together to keep the file short.
+
+    A rank of 0 says that the expert has nothing there; its scaling is then not used.
+    """
+
+    modules: list[str]
+    ranks: list[int]
+    scalings: list[float]
+
+
+@dataclass
+class MixtureConfig(PeftConfig):
+    """Settings of a mixture of N LoRA experts, `peft_type="KSHOT_MIXTURE"`.
+
+    At each module of `module_groups`, on its input x: `y = W x + sum over the top_k of g_e s_e B_e A_e x`,
+    with `g = softmax(router logits of the top_k / router_temperature)`. Modules follow from the groups, not
+    from `target_modules`. Experts are stacked: their names are no state-dict keys, so any string will do.
+
+    Attributes:
+        expert_names: N names, all different, in the order of the stack.
+        module_groups: Rank and scaling of every expert in every module.
+        top_k: Experts a token uses, in [1, N], or [1, N + 1] with `null_expert`; None: 2, or N if smaller.
+            At 1 the gate is always 1, so that the task's loss does not train the router.
+        router_temperature: > 0.
+        router_init_std: Standard deviation of the router's start, >= 0; 0 only if every expert is on.
+        null_expert: The router may also choose none: one more choice, which adds nothing.
+        shared_r: Rank of a fresh LoRA that is always on; 0 for none.
+        shared_alpha: Its scaling is `shared_alpha / shared_r`; None: `shared_r`, that is a scaling of 1.
+        load_balancing: Coefficient of the load-balancing loss (see `router_loss`), >= 0; 0 is off, as in the
+            paper.
+        fixed_gates: N constant gates instead of a router: 1/N each is the uniform mixture, one-hot a single
+            expert. There is then no router parameter, and the mixture can be merged and exported exactly.
+        seed: Of everything drawn here: router, shared LoRA, and experts that are not loaded.
+
+    Raises:
+        ConfigError: A setting is out of its range, or would have no effect.
+
+    Reference: arXiv 2408.15915v2, section 3.4; `shared_r` and `null_expert` are additions.
+    """
+
+    expert_names: list[str] = field(default_factory=list)
+    module_groups: list[ModuleGroup] = field(default_factory=list)
+    top_k: int | None = None
+    router_temperature: float = 1.0
+    router_init_std: float = 0.02
+    null_expert: bool = False
+    shared_r: int = 0
+    shared_alpha: float | None = None
+    load_balancing: float = 0.0
+    fixed_gates: list[float] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        self.peft_type = PEFT_TYPE
+        _check_experts(self)
+        _check_shared(self)
+        if self.fixed_gates is not None:
+            _check_fixed_gates(self)
+        else:
+            if self.top_k is None:
+                self.top_k = min(DEFAULT_TOP_K, self.num_experts)
+            _check_router(self)
+        self._sizes = {
+            module: (group["ranks"], group["scalings"])
+            for group in self.module_groups
+            for module in group["modules"]
+        }
+        # PEFT asks for this name. It is not a field: it is neither saved nor accepted, as the groups decide.
+        self.target_modules: Sequence[str] = list(self._sizes)
+
+    @property
+    def num_experts(self) -> int:
+        """N."""
+        return len(self.expert_names)
+
+    @property
+    def num_choices(self) -> int:
+        """What the router chooses from: the experts, and the null expert if there is one."""
+        return self.num_experts + self.null_expert
+
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """Every module the mixture sits in, by its name in the base model."""
+        return tuple(self._sizes)
+
+    def sizes(self, module: str) -> tuple[list[int], list[float]]:
+        """Ranks and scalings of the N experts in `module`."""
+        return self._sizes[module]
+
+    def covers(self, module: str) -> bool:
+        """Whether the mixture sits in `module`."""
+        return module in self._sizes
+
+
+def _check_experts(config: MixtureConfig) -> None:
+    names, groups = config.expert_names, config.module_groups
+    if not names or not groups:
+        raise ConfigError(
+            f"a mixture needs at least 1 expert and 1 module, got {len(names)} and {len(groups)}: "
+            "use build_mixture, or fill expert_names and module_groups"
+        )
+    if len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"expert_names must be different and not empty, got {names}: rename the experts")
+    for group in groups:
+        _check_group(group, len(names))
+    modules = [module for group in groups for module in group["modules"]]
+    if len(set(modules)) != len(modules):
+        twice = next(module for module in modules if modules.count(module) > 1)
+        raise ConfigError(f"a module must be in one of module_groups, got {twice} in two: merge the groups")
+
+
+def _check_group(group: ModuleGroup, num_experts: int) -> None:
+    if set(group) != {"modules", "ranks", "scalings"}:
+        raise ConfigError(
+            f"each of module_groups must hold modules, ranks and scalings, got {sorted(group)}: "
+            "save the mixture again"
+        )
+    ranks, scalings = group["ranks"], group["scalings"]
+    whole = len(ranks) == len(scalings) == num_experts and min(ranks) >= 0 and max(ranks) > 0
+    if not whole or not all(math.isfinite(scaling) for scaling in scalings):
+        raise ConfigError(
+            f"each of module_groups must hold {num_experts} ranks >= 0, not all 0, and as many scalings, "
+            f"got {ranks} and {scalings}: one of each an expert"
+        )
+
+
+def _check_shared(config: MixtureConfig) -> None:
+    if config.shared_r < 0:
+        raise ConfigError(f"shared_r must be >= 0, got {config.shared_r}: 0 is no shared expert")
+    if config.shared_alpha is None:
+        return
+    if config.shared_r == 0:
+        raise ConfigError(
+            f"shared_alpha must be None without a shared expert, got {config.shared_alpha}: set shared_r"
+        )
+    if not (config.shared_alpha > 0 and math.isfinite(config.shared_alpha)):
+        raise ConfigError(f"shared_alpha must be > 0, got {config.shared_alpha}: None is a scaling of 1")
+
+
+def _check_fixed_gates(config: MixtureConfig) -> None:
+    gates = config.fixed_gates
+    if gates is None or len(gates) != config.num_experts or not all(math.isfinite(gate) for gate in gates):
+        raise ConfigError(
+            f"fixed_gates must be {config.num_experts} finite numbers, one an expert, got {gates}"
+        )
+    defaults = MixtureConfig.__dataclass_fields__
+    for name in ("top_k", "router_temperature", "router_init_std", "null_expert", "load_balancing"):
+        value = getattr(config, name)
+        if value != defaults[name].default:
+            raise ConfigError(
+                f"{name}={value} has no effect with fixed_gates, which replace the router: drop one"
+            )
+
+
+def _check_router(config: MixtureConfig) -> None:
+    top_k, choices = config.top_k, config.num_choices
+    dense = top_k == choices
+    if top_k is None or not 1 <= top_k <= choices:
+        raise ConfigError(f"top_k must be in [1, {choices}], got {top_k}: lower top_k or add experts")
+    if not (config.router_temperature > 0 and math.isfinite(config.router_temperature)):
+        raise ConfigError(
+            f"router_temperature must be > 0, got {config.router_temperature}: 1 leaves logits as they are"
+        )
+    if top_k == 1 and config.router_temperature != 1:
+        raise ConfigError(
+            f"router_temperature={config.router_temperature} has no effect with top_k=1, "
+            "whose gate is always 1: raise top_k or drop it"
+        )
+    if not (config.router_init_std >= 0 and math.isfinite(config.router_init_std)):
+        raise ConfigError(f"router_init_std must be >= 0, got {config.router_init_std}: 0.02 is a good start")
+    if config.router_init_std == 0 and not dense:
+        raise ConfigError(
+            f"router_init_std must be > 0 with top_k={top_k} of {choices}, got 0: "
+            "all tokens would choose the same experts"
+        )
+    if not (config.load_balancing >= 0 and math.isfinite(config.load_balancing)):
+        raise ConfigError(f"load_balancing must be >= 0, got {config.load_balancing}: 0 is off")
+    if config.load_balancing > 0 and dense:
+        raise ConfigError(
+            f"load_balancing={config.load_balancing} has no effect with top_k={top_k} of {choices}: "
+            "every expert is always on; lower top_k or drop it"
+        )
