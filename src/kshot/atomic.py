@@ -1,15 +1,20 @@
 """Writes that are whole or not there: written beside their place, then renamed."""
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp, mkstemp
+from tempfile import mkdtemp
 from typing import Any
 
-from kshot.errors import RunFolderError
+from safetensors import SafetensorError
+
+from kshot.errors import RunFolderError, reason_of
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -19,33 +24,53 @@ def new_folder(target: Path) -> Iterator[Path]:
     An existing `target` is replaced only after the new content is complete.
 
     Raises:
-        RunFolderError: The parent of `target` cannot be written, or the disk is full.
+        RunFolderError: `target` is a file, its parent cannot be written, or the disk is full.
     """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-        draft.chmod(0o755)
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write {target}: {error.strerror}; choose a folder you can write to"
-        ) from error
+    draft = _draft_of(target)
     try:
         yield draft
-        if target.exists():
-            retired = draft.with_name(draft.name + ".old")
-            target.rename(retired)
-            draft.rename(target)
-            shutil.rmtree(retired)
-        else:
-            draft.rename(target)
+        _put_in_place(draft, target)
+    except (OSError, SafetensorError) as error:
+        if not _is_full(error):
+            raise
+        raise RunFolderError(f"cannot write {target}: {reason_of(error)}; free space on its disk") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _draft_of(target: Path) -> Path:
+    try:
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        draft.chmod(0o755)  # mkdtemp lets no one else read
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    return draft
+
+
+def _put_in_place(draft: Path, target: Path) -> None:
+    if not target.exists():
+        draft.rename(target)
+        return
+    retired = draft.with_name(draft.name + ".old")
+    target.rename(retired)
+    try:
+        draft.rename(target)
+    except OSError:
+        retired.rename(target)
+        raise
+    shutil.rmtree(retired)
 
 
 def remove_drafts(folder: Path) -> None:
     """Delete what a killed process left behind in `folder`."""
     for draft in folder.glob(".*.partial*"):
-        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.unlink()
 
 
 def write_text(target: Path, text: str) -> None:
@@ -54,23 +79,32 @@ def write_text(target: Path, text: str) -> None:
     Raises:
         RunFolderError: The folder of `target` cannot be written, or the disk is full.
     """
+    draft = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(draft, 0o644)
-            os.replace(draft, target)
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(target)
         except BaseException:
-            os.unlink(draft)
+            draft.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise RunFolderError(
-            f"cannot write {target}: {error.strerror}; choose a folder you can write to"
-        ) from error
+        raise _unwritable(target, error) from error
 
 
 def write_json(target: Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys, so that equal values give equal bytes."""
     write_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether there was no space; safetensors keeps the error number in its text alone."""
+    if isinstance(error, OSError):
+        return error.errno in _NO_SPACE
+    return any(f"(os error {number})" in str(error) for number in _NO_SPACE)
+
+
+def _unwritable(target: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"cannot write {target}: {error.strerror or error}; free space or choose a folder you can write to"
+    )

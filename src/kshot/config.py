@@ -2,7 +2,7 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,7 +15,7 @@ Scorer = Literal["exact_match", "multiple_choice", "number"]
 class Section(BaseModel):
     """A part of the task file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
@@ -25,20 +25,20 @@ class ExpertsConfig(Section):
     """Which adapters become experts."""
 
     num_candidates: int = Field(
-        8, ge=1, description="adapters with the least RP + RA that groups are formed from (paper)"
+        default=8, ge=1, description="adapters with the least RP + RA that groups are formed from (paper)"
     )
     num_experts: int = Field(
-        4, ge=1, description="adapters of the chosen group (paper; N = 6 and 8 were no better)"
+        default=4, ge=1, description="adapters of the chosen group (paper; N = 6 and 8 were no better)"
     )
     balance: Literal["paper", "normalised"] = Field(
-        "paper", description="the raw sum of ranks, or quality and diversity each put on [0, 1]"
+        default="paper", description="the raw sum of ranks, or quality and diversity each put on [0, 1]"
     )
     similarity: Literal["delta", "paper"] = Field(
-        "delta",
+        default="delta",
         description="cosine of weight changes, or of A and B apart as published (changes under (RA, B/R))",
     )
     exclude: tuple[str, ...] = Field(
-        (), description="adapter names or patterns never chosen, such as the task's own"
+        default=(), description="adapter names or patterns never chosen, such as the task's own"
     )
 
 
@@ -46,53 +46,70 @@ class DataConfig(Section):
     """Which open rows join the shots."""
 
     budget: int = Field(
-        1000, ge=0, description="rows selected; 500 to 1,000 for questions (paper); 0 trains on shots alone"
+        default=1000,
+        ge=0,
+        description="rows selected; 500 to 1,000 for questions (paper); 0 trains on shots alone",
     )
-    threshold: float = Field(0.9, gt=0, le=1, description="largest cosine of two kept rows (paper)")
+    threshold: float = Field(default=0.9, gt=0, le=1, description="largest cosine of two kept rows (paper)")
     strategy: Literal["max", "centroid", "round_robin"] = Field(
-        "max", description="relevance of a row to the shots"
+        default="max", description="relevance of a row to the shots"
     )
     encoder: str = Field(
-        "sentence-transformers/all-MiniLM-L6-v2", description="Hub id, folder or pypi: wheel"
+        default="sentence-transformers/all-MiniLM-L6-v2", description="Hub id, folder or pypi: wheel"
     )
 
 
 class MixtureSettings(Section):
     """How the experts are put together."""
 
-    top_k: int = Field(2, ge=1, description="experts per token (paper)")
-    shared_r: int = Field(0, ge=0, description="rank of a fresh LoRA that is always on; 0 for none (paper)")
-    null_expert: bool = Field(False, description="let the router choose no expert")
-    load_balancing: float = Field(0.0, ge=0, description="weight of the load-balancing loss (0 in the paper)")
+    top_k: int = Field(default=2, ge=1, description="experts per token (paper)")
+    shared_r: int = Field(
+        default=0, ge=0, description="rank of a fresh LoRA that is always on; 0 for none (paper)"
+    )
+    null_expert: bool = Field(default=False, description="let the router choose no expert")
+    load_balancing: float = Field(
+        default=0.0, ge=0, description="weight of the load-balancing loss (0 in the paper)"
+    )
 
 
 class TrainingConfig(Section):
     """How router and experts are tuned; transformers' names."""
 
     learning_rate: float = Field(
-        5e-5, gt=0, description="paper, at 7B; 1e-3 to 4e-3 fits a 135M model better"
+        default=5e-5, gt=0, description="paper, at 7B; 1e-3 to 4e-3 fits a 135M model better"
     )
-    router_learning_rate: float | None = Field(None, gt=0, description="the experts' rate where absent")
-    num_train_epochs: float = Field(5, gt=0, description="paper")
-    per_device_train_batch_size: int = Field(2, ge=1, description="paper")
-    gradient_accumulation_steps: int = Field(16, ge=1, description="paper")
-    weight_decay: float = Field(1e-4, ge=0, description="paper")
-    lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field("cosine", description="paper")
-    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the steps (0 in the paper)")
-    max_grad_norm: float = Field(1.0, gt=0, description="transformers' default")
+    router_learning_rate: float | None = Field(
+        default=None, gt=0, description="the experts' rate where absent"
+    )
+    num_train_epochs: float = Field(default=5, gt=0, description="paper")
+    per_device_train_batch_size: int = Field(default=2, ge=1, description="paper")
+    gradient_accumulation_steps: int = Field(default=16, ge=1, description="paper")
+    weight_decay: float = Field(default=1e-4, ge=0, description="paper")
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="paper")
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1, description="share of the steps (0 in the paper)")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="transformers' default")
     max_length: int = Field(
-        1024, ge=16, description="tokens of a row; longer prompts lose their beginning (paper)"
+        default=1024, ge=16, description="tokens of a row; longer prompts lose their beginning (paper)"
     )
-    rationales: bool = Field(True, description="train on rationale then answer where a row has a rationale")
-    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
-    report_to: str = Field("none", description="tensorboard, wandb, mlflow or trackio")
+    rationales: bool | None = Field(
+        default=None,
+        description="train on rationale then answer; by default unless choices are scored by likelihood",
+    )
+    gradient_checkpointing: bool = Field(default=False, description="less memory for a third more time")
+    report_to: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = Field(
+        default="none", description="where transformers logs the run; each needs its own package"
+    )
 
 
 class EvaluationConfig(Section):
     """How arms are compared on the test rows."""
 
-    max_new_tokens: int = Field(128, ge=1, description="longest generated answer")
-    batch_size: int = Field(64, ge=1, description="rows decoded at once")
+    multiple_choice: Literal["cloze", "listed"] = Field(
+        default="cloze",
+        description="likelihood of each choice after the bare question, or an answer to listed options",
+    )
+    max_new_tokens: int = Field(default=128, ge=1, description="longest generated answer")
+    batch_size: int = Field(default=64, ge=1, description="rows decoded at once")
 
 
 class TaskConfig(Section):
@@ -102,10 +119,10 @@ class TaskConfig(Section):
     base_model: str = Field(description="folder, Hub id or pypi:NAME==VERSION")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     shots: str = Field(description="the K labelled examples")
-    test: str | None = Field(None, description="never read before evaluation")
+    test: str | None = Field(default=None, description="never read before evaluation")
     scorer: Scorer = "exact_match"
     bank: tuple[str, ...] = Field(min_length=1, description="folders of adapters")
-    pool: tuple[str, ...] = Field((), description="files, patterns and hf:// data sets of open rows")
+    pool: tuple[str, ...] = Field(default=(), description="files, patterns and hf:// data sets of open rows")
     experts: ExpertsConfig = ExpertsConfig()
     data: DataConfig = DataConfig()
     mixture: MixtureSettings = MixtureSettings()
@@ -113,12 +130,24 @@ class TaskConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = 0
 
+    @property
+    def lists_options(self) -> bool:
+        """Whether multiple choice is asked with its options listed."""
+        return self.evaluation.multiple_choice == "listed"
+
+    @property
+    def trains_on_rationales(self) -> bool:
+        """Whether training puts a rationale first; not by default where the answer's own likelihood counts."""
+        by_likelihood = self.scorer == "multiple_choice" and not self.lists_options
+        return not by_likelihood if self.training.rationales is None else self.training.rationales
+
     @model_validator(mode="after")
     def _consistent(self) -> "TaskConfig":
         experts, top_k = self.experts, self.mixture.top_k
         if experts.num_experts > experts.num_candidates:
             raise ValueError(
-                f"experts.num_experts must be at most num_candidates = {experts.num_candidates}, got {experts.num_experts}"
+                f"experts.num_experts must be at most num_candidates = {experts.num_candidates}, "
+                f"got {experts.num_experts}"
             )
         if top_k > experts.num_experts:
             raise ValueError(
@@ -133,7 +162,8 @@ def read_task(path: str | Path) -> TaskConfig:
     """Read and check a task file; relative paths in it start from its own folder.
 
     Raises:
-        ConfigError: The file is missing or no YAML mapping, a key is unknown or missing, or a value is out of range.
+        ConfigError: The file is missing or no YAML mapping, a key is unknown or missing, or a value is out of
+            range.
     """
     path = Path(path)
     task = read_yaml(path, TaskConfig)
@@ -156,6 +186,11 @@ def read_task(path: str | Path) -> TaskConfig:
             "data": task.data.model_copy(update={"encoder": located_model(task.data.encoder)}),
         }
     )
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of the task file, for editors that complete and check YAML."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TaskConfig.model_json_schema()}
 
 
 def read_yaml(path: Path, model: type[S]) -> S:
@@ -183,20 +218,19 @@ def _explain(problem: Any, model: type[Section]) -> str:
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, problem["loc"][:-1])
         near = get_close_matches(str(problem["loc"][-1]), known, n=1)
-        return f"unknown key '{where}'" + (
-            f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
-        )
+        advice = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+        return f"unknown key '{where}'; {advice}"
     if problem["type"] == "missing":
         return f"missing key '{where}'"
     got = "" if not where else f", got {problem['input']!r}"
     return f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}{got}"
 
 
-def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
     for part in location:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
+        if isinstance(part, int):
+            continue  # the item of a list, whose model was found with the list
+        annotation = model.model_fields[part].annotation
+        kinds = [annotation, *get_args(annotation)]
+        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     return list(model.model_fields)

@@ -30,3 +30,9 @@ class RunFolderError(KshotError, OSError):
 
 class MissingExtraError(KshotError, ImportError):
     """A feature needs an optional package; the message names the extra to install."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line of a foreign error's text, or its kind where it has none, to quote in ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,22 +1,28 @@
-"""An example of a task, and reading examples from files and Hub data sets."""
+"""An example of a task, and the row formats it is read from: Alpaca, ShareGPT and chat messages."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pa_parquet
+from kshot.atomic import write_text
+from kshot.errors import ConfigError, ExampleError
+from kshot.rows import HUB_SCHEME, expand, placed_rows
 
-from kshot.errors import ExampleError, SourceError
+__all__ = [
+    "HUB_SCHEME",
+    "Example",
+    "example_from_row",
+    "expand",
+    "read_examples",
+    "write_examples",
+]
 
-HUB_SCHEME = "hf://"
-FILE_KINDS = (".jsonl", ".json", ".parquet", ".csv")
-_ASSISTANT_ROLES = frozenset(
-    {"assistant", "gpt", "chatgpt", "bing", "model"}
-)  # names seen in ShareGPT exports
+# Names seen in ShareGPT exports.
+_ASSISTANT_ROLES = frozenset({"assistant", "gpt", "chatgpt", "bing", "model"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class Example:
     @property
     def request(self) -> str:
         """Instruction and input as one text."""
-        return f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+        return "\n\n".join(part for part in (self.instruction, self.input) if part)
 
     def to_row(self) -> dict[str, Any]:
         """Return the example as a JSON object without its empty fields."""
@@ -70,23 +76,27 @@ def read_examples(source: str | Path, *, limit: int | None = None) -> list[Examp
         limit: Stop after so many examples.
 
     Raises:
+        ConfigError: `limit` is below 1.
         SourceError: Nothing is there, or it cannot be opened.
         ExampleError: A row is no example; the message names file, row and reason.
     """
-    examples: list[Example] = []
-    for location, row in _rows(str(source)):
-        examples.append(example_from_row(row, location))
-        if limit is not None and len(examples) == limit:
-            break
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit must be at least 1, got {limit}: leave it out to read everything")
+    rows = islice(placed_rows(str(source)), limit)
+    examples = [example_from_row(row, place) for place, row in rows]
     if not examples:
         raise ExampleError(f"expected at least one example in {source}, found none")
     return examples
 
 
 def write_examples(target: Path, examples: Sequence[Example]) -> None:
-    """Write examples as JSON lines."""
+    """Write examples as JSON lines.
+
+    Raises:
+        RunFolderError: `target` cannot be written.
+    """
     lines = (json.dumps(example.to_row(), ensure_ascii=False) for example in examples)
-    target.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    write_text(target, "".join(line + "\n" for line in lines))
 
 
 def example_from_row(row: Mapping[str, Any], location: str) -> Example:
@@ -101,19 +111,24 @@ def example_from_row(row: Mapping[str, Any], location: str) -> Example:
     """
     if not isinstance(row, Mapping):
         raise ExampleError(f"{location}: expected a JSON object, got {type(row).__name__}")
-    turns = row.get("messages") if row.get("messages") is not None else row.get("conversations")
+    turns = _list(row, "messages", location) or _list(row, "conversations", location)
     fields = dict(row) if turns is None else {**row, **_fields_from_turns(turns, location)}
     example = Example(
-        instruction=_text(fields, "instruction", location),
-        output=_text(fields, "output", location),
-        input=_text(fields, "input", location),
-        answer=_optional_text(fields, "answer", location),
+        instruction=_text(fields, "instruction", location) or "",
+        output=_text(fields, "output", location) or "",
+        input=_text(fields, "input", location) or "",
+        answer=_text(fields, "answer", location),
         choices=_choices(fields, location),
         label=_label(fields, location),
-        question=_optional_text(fields, "question", location),
-        rationale=_optional_text(fields, "rationale", location),
-        id=str(fields.get("id") or location),
+        question=_text(fields, "question", location),
+        rationale=_text(fields, "rationale", location),
+        id=_text(fields, "id", location) or location,
     )
+    _check(example, location)
+    return example
+
+
+def _check(example: Example, location: str) -> None:
     if not example.request.strip():
         raise ExampleError(
             f"{location}: expected an instruction, got none; add the field 'instruction' or 'messages'"
@@ -127,20 +142,11 @@ def example_from_row(row: Mapping[str, Any], location: str) -> Example:
         raise ExampleError(
             f"{location}: expected label in [0, {count}) for {count} choices, got {example.label}"
         )
-    return example
 
 
-def _fields_from_turns(turns: Any, location: str) -> dict[str, str]:
+def _fields_from_turns(turns: Sequence[Any], location: str) -> dict[str, str]:
     """Read the last answer of a conversation as output, and what was said before it as instruction."""
-    texts: list[tuple[str, str]] = []
-    for turn in turns if isinstance(turns, Sequence) and not isinstance(turns, str) else [None]:
-        role = turn.get("role", turn.get("from")) if isinstance(turn, Mapping) else None
-        text = turn.get("content", turn.get("value")) if isinstance(turn, Mapping) else None
-        if not isinstance(role, str) or not isinstance(text, str):
-            raise ExampleError(
-                f"{location}: expected turns with role and content (or from and value), got {turn!r}"
-            )
-        texts.append((role.lower(), text))
+    texts = [_turn(turn, location) for turn in turns]
     answers = [index for index, (role, _) in enumerate(texts) if role in _ASSISTANT_ROLES]
     if not answers:
         raise ExampleError(
@@ -151,132 +157,69 @@ def _fields_from_turns(turns: Any, location: str) -> dict[str, str]:
     return {"instruction": "\n\n".join(asked), "input": "", "output": texts[last][1]}
 
 
-def _text(fields: Mapping[str, Any], key: str, location: str) -> str:
-    return _optional_text(fields, key, location) or ""
+def _turn(turn: Any, location: str) -> tuple[str, str]:
+    role = turn.get("role", turn.get("from")) if isinstance(turn, Mapping) else None
+    text = turn.get("content", turn.get("value")) if isinstance(turn, Mapping) else None
+    if not isinstance(role, str) or not isinstance(text, str):
+        raise ExampleError(
+            f"{location}: expected turns with role and content (or from and value), got {turn!r}"
+        )
+    return role.lower(), text
 
 
-def _optional_text(fields: Mapping[str, Any], key: str, location: str) -> str | None:
+def _is_missing(value: object) -> bool:
+    """Whether a cell is empty: null, an empty CSV cell, or the NaN of a number column."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _sound(text: str) -> str:
+    """Replace half surrogate pairs, which JSON can hold and neither a tokenizer nor a file takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _text(fields: Mapping[str, Any], key: str, location: str) -> str | None:
     value = fields.get(key)
-    if value is None or isinstance(value, str):
-        return value
+    if _is_missing(value):
+        return None
+    if isinstance(value, str):
+        return _sound(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ExampleError(f"{location}: expected text in '{key}', got {type(value).__name__}")
     return str(value)
 
 
-def _choices(fields: Mapping[str, Any], location: str) -> tuple[str, ...] | None:
-    value = fields.get("choices")
-    if value is None or (isinstance(value, str) and not value):
+def _list(fields: Mapping[str, Any], key: str, location: str) -> list[Any] | None:
+    value = fields.get(key)
+    if _is_missing(value):
         return None
     if isinstance(value, str):  # a list inside a CSV cell
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise ExampleError(
-                f"{location}: expected a JSON list in 'choices', got {value[:60]!r}"
-            ) from error
-    if not isinstance(value, Sequence) or not all(isinstance(choice, str) for choice in value):
-        raise ExampleError(f"{location}: expected a list of texts in 'choices', got {value!r}")
-    return tuple(value) or None
+            got = fields[key][:60]
+            raise ExampleError(f"{location}: expected a JSON list in '{key}', got {got!r}") from error
+    if not isinstance(value, list | tuple):
+        raise ExampleError(f"{location}: expected a list in '{key}', got {type(value).__name__}")
+    return list(value)
+
+
+def _choices(fields: Mapping[str, Any], location: str) -> tuple[str, ...] | None:
+    choices = _list(fields, "choices", location)
+    if not choices:
+        return None
+    if not all(isinstance(choice, str) for choice in choices):
+        raise ExampleError(f"{location}: expected a list of texts in 'choices', got {choices!r}")
+    return tuple(map(_sound, choices))
 
 
 def _label(fields: Mapping[str, Any], location: str) -> int | None:
-    value = fields.get("label")
-    if value is None or value == "":
+    value: Any = fields.get("label")
+    if _is_missing(value):
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if isinstance(value, bool) or number != int(number if number == number else 0):
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not number.is_integer():
         raise ExampleError(f"{location}: expected the index of the right choice in 'label', got {value!r}")
     return int(number)
-
-
-def _rows(source: str) -> Iterator[tuple[str, Any]]:
-    if source.startswith(HUB_SCHEME):
-        yield from _hub_rows(source)
-        return
-    for path in expand(source):
-        reader = {".jsonl": _jsonl_rows, ".json": _json_rows, ".parquet": _arrow_rows, ".csv": _arrow_rows}[
-            path.suffix
-        ]
-        yield from reader(path)
-
-
-def expand(source: str) -> list[Path]:
-    """Return the files that a path or pattern names, in sorted order.
-
-    Raises:
-        SourceError: No file is there, or its kind is not known.
-    """
-    path = Path(source).expanduser()
-    pattern = any(letter in source for letter in "*?[")
-    found = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))) if pattern else [path]
-    if not found or not all(one.is_file() for one in found):
-        raise SourceError(f"expected a file at {source}, found none; paths are relative to the task file")
-    for one in found:
-        if one.suffix not in FILE_KINDS:
-            raise SourceError(f"expected {', '.join(FILE_KINDS)}, got {one}; convert it first")
-    return found
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            location = f"{path}, line {number}"
-            try:
-                yield location, json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise ExampleError(
-                    f"{location}: expected UTF-8, got {error.reason} at byte {error.start}"
-                ) from error
-            except json.JSONDecodeError as error:
-                raise ExampleError(
-                    f"{location}: expected a JSON object, got {error.msg} at column {error.colno}"
-                ) from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ExampleError(f"{path}: expected a JSON list of objects, got {error}") from error
-    if not isinstance(rows, list):
-        raise ExampleError(f"{path}: expected a JSON list of objects, got {type(rows).__name__}")
-    yield from ((f"{path}, item {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _arrow_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    number = 0
-    try:
-        for batch in _arrow_batches(path):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ExampleError(f"{path}, after row {number}: expected a readable table, got {error}") from error
-
-
-def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    if path.suffix == ".csv":
-        options = pa_csv.ParseOptions(newlines_in_values=True)
-        yield from pa_csv.open_csv(path, parse_options=options)
-    else:
-        with pa_parquet.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=1024)
-
-
-def _hub_rows(source: str) -> Iterator[tuple[str, Any]]:
-    from datasets import load_dataset
-
-    name, _, split = source.removeprefix(HUB_SCHEME).partition(":")
-    try:
-        rows = load_dataset(name, split=split or "train", streaming=True)
-    except Exception as error:  # the library raises its own, the Hub's and the network's kinds
-        raise SourceError(
-            f"cannot open the Hub data set {name!r}: {error}; check the name and the network"
-        ) from error
-    yield from ((f"{source}, row {number}", row) for number, row in enumerate(rows, start=1))

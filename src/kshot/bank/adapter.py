@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from kshot.errors import AdapterError
 from kshot.mixture import LoraExpert, read_lora
 
 WEIGHTS = "adapter_model.safetensors"
+# Starts with no dot and holds a letter, so that it is a folder of the bank's own and no number.
+NAME_PATTERN = r"^([\w-][\w.-]*)?[A-Za-z_][\w.-]*$"
 
 
 class AdapterEntry(BaseModel):
@@ -30,7 +32,7 @@ class AdapterEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: str = Field(pattern=NAME_PATTERN)
     base_model: str | None = None
     r: int
     target_modules: tuple[str, ...]

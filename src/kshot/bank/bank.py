@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from kshot.atomic import new_folder, write_json
-from kshot.bank.adapter import Adapter, AdapterEntry, describe
+from kshot.bank.adapter import NAME_PATTERN, Adapter, AdapterEntry, describe
 from kshot.errors import AdapterError, ConfigError, SourceError
 from kshot.model_source import resolve_model
 
@@ -23,7 +21,7 @@ class Bank:
     """Adapters by name, in the order of their names.
 
     Attributes:
-        folder: Where new adapters go; None for several banks read as one.
+        folder: Where new adapters go; None for a part of a bank and for several read as one.
         names: Of all adapters, sorted.
     """
 
@@ -100,7 +98,7 @@ class Bank:
 
     def subset(self, names: Sequence[str]) -> "Bank":
         """Return a bank of the named adapters alone."""
-        return Bank([self[name] for name in names], self.folder)
+        return Bank([self[name] for name in names])
 
     def add(self, source: str | Path, *, name: str | None = None, **known: Any) -> Adapter:
         """Copy an adapter from a folder or the Hub into the bank and its index.
@@ -114,11 +112,10 @@ class Bank:
             AdapterError: It cannot be used, or the name is taken.
             SourceError: It cannot be found or fetched.
         """
-        if self.folder is None:
-            raise ConfigError("expected one bank folder to add to, got several banks opened as one")
+        folder = self._own_folder()
         found = resolve_model(str(source))
-        name = name or str(source).rstrip("/").partition("@")[0].rpartition("/")[2]
-        if not re.fullmatch(r"[\w.-]*[A-Za-z_][\w.-]*", name) or name.startswith("."):
+        name = name or _default_name(str(source))
+        if not re.fullmatch(NAME_PATTERN, name):
             raise ConfigError(
                 f"expected a name of letters, digits, '.', '_' and '-' with a letter in it, got {name!r}"
             )
@@ -127,22 +124,32 @@ class Bank:
                 f"expected a new name, got {name!r}, which the bank holds; choose another with --name"
             )
         entry = describe(found, name, **{"origin": str(source), **known})
-        with new_folder(self.folder / name) as draft:
+        with new_folder(folder / name) as draft:
             for file in _KEPT_FILES:
                 if (found / file).is_file():
                     shutil.copyfile(found / file, draft / file)
         return self.record(entry)
 
     def record(self, entry: AdapterEntry) -> Adapter:
-        """Put an entry into the index, replacing one of the same name; its folder is in place already."""
-        if self.folder is None:
-            raise ConfigError("expected one bank folder to add to, got several banks opened as one")
-        adapter = Adapter(self.folder / entry.name, entry)
+        """Put an entry into the index, replacing one of the same name; its folder is in place already.
+
+        Raises:
+            ConfigError: The bank is a part of one, or several read as one.
+        """
+        folder = self._own_folder()
+        adapter = Adapter(folder / entry.name, entry)
         others = [other for other in self if other.name != entry.name]
         self._adapters = {one.name: one for one in sorted([*others, adapter], key=lambda one: one.name)}
         entries = [one.entry.model_dump(mode="json") for one in self]
-        write_json(self.folder / INDEX, {"format": FORMAT, "adapters": entries})
+        write_json(folder / INDEX, {"format": FORMAT, "adapters": entries})
         return adapter
+
+    def _own_folder(self) -> Path:
+        if self.folder is None:
+            raise ConfigError(
+                "expected one whole bank to add to, got a part of one or several as one: open its folder"
+            )
+        return self.folder
 
     def verify(self) -> dict[str, str | None]:
         """Check every adapter; return for each name what is wrong with it, or None."""
@@ -159,17 +166,14 @@ class Bank:
 def _indexed(folder: Path) -> Iterator[Adapter]:
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if index["format"] != FORMAT:
-            raise AdapterError(
-                f"expected format {FORMAT} in {folder / INDEX}, got {index['format']}: update kshot"
-            )
-        entries = [AdapterEntry.model_validate(entry) for entry in index["adapters"]]
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        if isinstance(error, AdapterError):
-            raise
+        version = index["format"]
+        entries = [AdapterEntry.model_validate(entry) for entry in index["adapters"] if version == FORMAT]
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pydantic's error is a ValueError
         raise AdapterError(
             f"cannot read {folder / INDEX}: {' '.join(str(error).split())[:200]}; restore it"
         ) from error
+    if version != FORMAT:
+        raise AdapterError(f"expected format {FORMAT} in {folder / INDEX}, got {version}: update kshot")
     for entry in entries:
         if not (folder / entry.name).is_dir():
             raise AdapterError(
@@ -180,4 +184,11 @@ def _indexed(folder: Path) -> Iterator[Adapter]:
 
 def _unindexed(folder: Path) -> Iterator[Adapter]:
     for config in sorted(folder.glob("*/adapter_config.json")):
-        yield Adapter(config.parent, describe(config.parent, config.parent.name))
+        if not config.parent.name.startswith("."):  # the draft of a killed process
+            yield Adapter(config.parent, describe(config.parent, config.parent.name))
+
+
+def _default_name(source: str) -> str:
+    """Return the last part of a path or Hub id, its revision left out."""
+    name = source.rstrip("/").rpartition("/")[2]
+    return name if Path(source).expanduser().is_dir() else name.partition("@")[0]

@@ -2,24 +2,25 @@
 
 import json
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
-from kshot.atomic import new_folder, write_json, write_text
+from kshot.atomic import new_folder, remove_drafts, write_json, write_text
 from kshot.bank.adapter import WEIGHTS, describe
 from kshot.bank.bank import Bank
 from kshot.bank.card import adapter_card, bank_card, source_of
 from kshot.bank.recipe import AdapterRecipe, BankRecipe, read_rows
 from kshot.config import read_yaml
-from kshot.errors import ExampleError
+from kshot.errors import ConfigError, ExampleError, reason_of
 from kshot.language_model import LanguageModel
 from kshot.prompts import TokenisedExample, target_of
 from kshot.training import TrainingResult, fit
@@ -49,34 +50,48 @@ def build_bank(recipe_file: Path, folder: Path, *, report: Report = print) -> Ba
     """
     recipe = read_yaml(recipe_file, BankRecipe)
     bank = Bank.create(folder)
-    lm = LanguageModel.load(recipe.base_model, relative_to=recipe_file.parent)
+    remove_drafts(folder)
+    kept = {
+        adapter.name
+        for adapter in recipe.adapters
+        if adapter.name in bank
+        and _recorded(folder / adapter.name).get("recipe_sha256") == _digest(recipe, adapter)
+    }
+    lm = None
     for adapter in recipe.adapters:
-        wanted = _digest(recipe, adapter)
-        if adapter.name in bank and _recorded(folder / adapter.name).get("recipe_sha256") == wanted:
+        if adapter.name in kept:
             report(f"{adapter.name}: kept")
             continue
+        lm = lm or LanguageModel.load(recipe.base_model, relative_to=recipe_file.parent)
         split = _split(lm, recipe, adapter, recipe_file.parent)
-        with new_folder(folder / adapter.name) as draft:
-            record = _train_into(draft, lm, recipe, adapter, split) | {"recipe_sha256": wanted}
-            write_json(draft / RECORD, record)
-            write_text(draft / "README.md", adapter_card(recipe, adapter, record))
-            entry = describe(
-                draft,
-                adapter.name,
-                base_model=recipe.base_model,
-                origin=source_of(adapter),
-                licence=adapter.licence,
-                trained_on=adapter.family or Path(adapter.data or "").stem,
-                num_rows=len(split.train),
-            )
-        bank.record(entry)
-        report(
-            f"{adapter.name}: held-out NLL {record['base_nll']:.3f} -> {record['held_out_nll']:.3f}, "
-            f"{record['train_rows']} rows, {record['seconds']:.0f} s"
-        )
+        report(_build_adapter(bank, folder, lm, recipe, adapter, split))
     records = {adapter.name: _recorded(folder / adapter.name) for adapter in recipe.adapters}
     write_text(folder / "README.md", bank_card(recipe, records))
     return bank
+
+
+def _build_adapter(
+    bank: Bank, folder: Path, lm: LanguageModel, recipe: BankRecipe, adapter: AdapterRecipe, split: Split
+) -> str:
+    """Train one adapter into the bank; return a line that says what it learned."""
+    with new_folder(folder / adapter.name) as draft:
+        record = _train_into(draft, lm, recipe, adapter, split) | {"recipe_sha256": _digest(recipe, adapter)}
+        write_json(draft / RECORD, record)
+        write_text(draft / "README.md", adapter_card(recipe, adapter, record))
+        entry = describe(
+            draft,
+            adapter.name,
+            base_model=recipe.base_model,
+            origin=source_of(adapter),
+            licence=adapter.licence,
+            trained_on=adapter.family or Path(adapter.data or "").stem,
+            num_rows=len(split.train),
+        )
+    bank.record(entry)
+    return (
+        f"{adapter.name}: held-out NLL {record['base_nll']:.3f} -> {record['held_out_nll']:.3f}, "
+        f"{record['train_rows']} rows, {record['seconds']:.0f} s"
+    )
 
 
 def _split(lm: LanguageModel, recipe: BankRecipe, adapter: AdapterRecipe, folder: Path) -> Split:
@@ -95,15 +110,15 @@ def _split(lm: LanguageModel, recipe: BankRecipe, adapter: AdapterRecipe, folder
             break
     if len(kept) <= recipe.held_out:
         raise ExampleError(
-            f"{adapter.name}: expected more than {recipe.held_out} rows of at most {recipe.max_tokens} tokens, "
-            f"got {len(kept)}: lower held_out or raise max_tokens"
+            f"{adapter.name}: expected more than {recipe.held_out} rows of at most {recipe.max_tokens} "
+            f"tokens, got {len(kept)}: lower held_out or raise max_tokens"
         )
     return Split(train=kept[recipe.held_out :], held_out=kept[: recipe.held_out])
 
 
 def _train_into(
     draft: Path, lm: LanguageModel, recipe: BankRecipe, adapter: AdapterRecipe, split: Split
-) -> dict[str, object]:
+) -> dict[str, Any]:
     base = lm.model
     before = mean_nll(lm, split.held_out)
     lm.model = _fresh_lora(base, recipe, adapter)
@@ -112,7 +127,8 @@ def _train_into(
         _round_to_bfloat16(lm.model)
         after = mean_nll(lm, split.held_out)
         lm.model.peft_config["default"].base_model_name_or_path = recipe.base_model
-        lm.model.save_pretrained(draft)
+        # the vocabulary is as it was: PEFT need not ask the Hub for the base's
+        lm.model.save_pretrained(str(draft), save_embedding_layers=False)
     finally:
         lm.model = lm.model.unload()
     weights = {key: value.to(torch.bfloat16) for key, value in load_file(draft / WEIGHTS).items()}
@@ -126,10 +142,16 @@ def _fresh_lora(base: torch.nn.Module, recipe: BankRecipe, adapter: AdapterRecip
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
-        lora_alpha=r * recipe.lora_alpha_over_r,
+        lora_alpha=round(r * recipe.lora_alpha_over_r),  # whole, as the recipe checked
         target_modules=list(recipe.target_modules),
     )
-    return get_peft_model(base, config)
+    try:
+        return cast(PeftModel, get_peft_model(cast(PreTrainedModel, base), config))
+    except ValueError as error:
+        raise ConfigError(
+            f"expected target_modules of linear layers of {recipe.base_model}, "
+            f"got {', '.join(recipe.target_modules)}: {reason_of(error)}"
+        ) from error
 
 
 def _round_to_bfloat16(model: torch.nn.Module) -> None:
@@ -145,7 +167,7 @@ def mean_nll(lm: LanguageModel, rows: Sequence[TokenisedExample]) -> float:
     return float(np.mean([values.mean() for values in lm.token_nll(rows)]))
 
 
-def _record(before: float, after: float, split: Split, result: TrainingResult) -> dict[str, object]:
+def _record(before: float, after: float, split: Split, result: TrainingResult) -> dict[str, Any]:
     third = max(1, len(result.losses) // 3)
     return {
         "base_nll": round(before, 4),
@@ -162,11 +184,13 @@ def _record(before: float, after: float, split: Split, result: TrainingResult) -
 
 def _digest(recipe: BankRecipe, adapter: AdapterRecipe) -> str:
     shared = recipe.model_dump(mode="json", exclude={"adapters", "name"})
+    for without_effect in ("rationales", "report_to"):
+        del shared["training"][without_effect]
     text = json.dumps([shared, adapter.model_dump(mode="json")], sort_keys=True)
     return sha256(text.encode()).hexdigest()
 
 
-def _recorded(folder: Path) -> dict[str, object]:
+def _recorded(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
-    record: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return record

@@ -1,4 +1,4 @@
-"""Model cards: what an adapter of a built bank was trained on and what it learned; and the bank's own page."""
+"""Model cards: what an adapter of a built bank was trained on and learned; and the bank's own page."""
 
 from collections.abc import Mapping
 
@@ -18,9 +18,10 @@ tags: [lora, kshot]
 A LoRA adapter (r = {r}) on {targets} of `{base_model}`, trained by `kshot bank build`.
 
 - Data: {data}, licence: {licence}; {train_rows} rows, {train_tokens} tokens, {epochs} epoch(s), form: {form}
-- Training: AdamW, learning rate {rate}, seed {seed}; loss of the first third {loss_first_third}, of the last third
-  {loss_last_third} nats a token; {seconds} s
-- Held-out rows ({held_out_rows}, never trained on): mean NLL {base_nll} (base) -> **{held_out_nll}** nats a token
+- Training: AdamW, learning rate {rate}, seed {seed}; loss of the first third {loss_first_third}, of the last
+  third {loss_last_third} nats a token; {seconds} s
+- Held-out rows ({held_out_rows}, never trained on): mean NLL {base_nll} (base) -> **{held_out_nll}** nats a
+  token
 """
 
 
@@ -53,8 +54,9 @@ def bank_card(recipe: BankRecipe, records: Mapping[str, Record]) -> str:
     lines = [
         f"# {recipe.name}",
         "",
-        f"{len(recipe.adapters)} LoRA adapters on `{recipe.base_model}`, made by `kshot bank build`. NLL: mean over held-out",
-        "rows of the same set of the mean negative log-likelihood of a response token, in nats; rows in no training set.",
+        f"{len(recipe.adapters)} LoRA adapters on `{recipe.base_model}`, made by `kshot bank build`.",
+        "NLL: mean over held-out rows of the same set of the mean negative log-likelihood of a response token,",
+        "in nats; these rows are in no training set.",
         "",
         "| adapter | data | licence | r | rows | held-out NLL, base | adapter | last train loss | seconds |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -2,10 +2,12 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from kshot.bank.adapter import NAME_PATTERN
 from kshot.config import Section, TrainingConfig
 from kshot.errors import ConfigError, ExampleError
 from kshot.examples import Example, read_examples
@@ -16,15 +18,17 @@ from kshot.prompts import Form
 class AdapterRecipe(Section):
     """One adapter: rows from a file or from a procedural family."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
-    data: str | None = Field(None, description="file or hf:// data set; environment variables are expanded")
-    family: str | None = Field(None, description="reasoning-gym family to draw rows from")
+    name: str = Field(pattern=NAME_PATTERN)
+    data: str | None = Field(
+        default=None, description="file or hf:// data set; environment variables are expanded"
+    )
+    family: str | None = Field(default=None, description="reasoning-gym family to draw rows from")
     form: Form = "instruction"
     rationale_pattern: str | None = Field(
-        None, description="its first group is the rationale inside an output"
+        default=None, description="its first group is the rationale inside an output"
     )
-    rows: int | None = Field(None, ge=1, description="training rows; the recipe's where absent")
-    r: int | None = Field(None, ge=1, description="the recipe's where absent")
+    rows: int | None = Field(default=None, ge=1, description="training rows; the recipe's where absent")
+    r: int | None = Field(default=None, ge=1, description="the recipe's where absent")
     origin: str = ""
     licence: str = "unknown"
 
@@ -34,6 +38,17 @@ class AdapterRecipe(Section):
             raise ValueError(f"adapter {self.name} needs either data or family")
         return self
 
+    @field_validator("rationale_pattern")
+    @classmethod
+    def _has_group(cls, pattern: str | None) -> str | None:
+        try:
+            groups = re.compile(pattern).groups if pattern is not None else 1
+        except re.error as error:
+            raise ValueError(f"expected a regular expression, {error}") from error
+        if groups < 1:
+            raise ValueError("expected a regular expression with a group around the rationale")
+        return pattern
+
 
 class BankRecipe(Section):
     """The whole bank."""
@@ -41,14 +56,14 @@ class BankRecipe(Section):
     name: str
     base_model: str
     seed: int = 0
-    rows: int = Field(1000, ge=1, description="training rows of each adapter")
+    rows: int = Field(default=1000, ge=1, description="training rows of each adapter")
     held_out: int = Field(
-        100, ge=1, description="rows of each set kept out of training, to show that it learned"
+        default=100, ge=1, description="rows of each set kept out of training, to show that it learned"
     )
-    max_tokens: int = Field(1024, ge=16, description="longer rows are left out")
-    r: int = Field(16, ge=1)
+    max_tokens: int = Field(default=1024, ge=16, description="longer rows are left out")
+    r: int = Field(default=16, ge=1)
     lora_alpha_over_r: float = Field(
-        2.0, gt=0, description="lora_alpha = this x r, the usual choice of PEFT recipes"
+        default=2.0, gt=0, description="lora_alpha = this x r, the usual choice of PEFT recipes"
     )
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     training: TrainingConfig = TrainingConfig()
@@ -60,6 +75,15 @@ class BankRecipe(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"adapter names must be distinct, got {', '.join(twice)} more than once")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_alpha(self) -> "BankRecipe":
+        for r in {self.r, *(adapter.r for adapter in self.adapters if adapter.r)}:
+            if not (r * self.lora_alpha_over_r).is_integer():
+                raise ValueError(
+                    f"lora_alpha_over_r must make lora_alpha whole, got {self.lora_alpha_over_r} x {r}"
+                )
         return self
 
 
@@ -87,9 +111,8 @@ def read_rows(adapter: AdapterRecipe, *, size: int, seed: int, folder: Path) -> 
     examples = read_examples(source if source.startswith("hf://") else folder / source)
     if adapter.rationale_pattern is None:
         return examples
-    found = [
-        _with_rationale(example, re.compile(adapter.rationale_pattern, re.DOTALL)) for example in examples
-    ]
+    pattern = re.compile(adapter.rationale_pattern, re.DOTALL)
+    found = [_with_rationale(example, pattern) for example in examples]
     kept = [example for example in found if example.rationale]
     if not kept:
         raise ExampleError(
@@ -101,5 +124,4 @@ def read_rows(adapter: AdapterRecipe, *, size: int, seed: int, folder: Path) -> 
 def _with_rationale(example: Example, pattern: re.Pattern[str]) -> Example:
     match = pattern.match(example.output)
     rationale = match.group(1).strip() if match else ""
-    fields = {name: getattr(example, name) for name in Example.__dataclass_fields__}
-    return Example(**{**fields, "rationale": rationale or None})
+    return replace(example, rationale=rationale or None)

@@ -1,0 +1,5 @@
+"""The pipeline: from a task file to a tuned, measured and reported expert."""
+
+from kshot.pipeline.run import GOALS, Goal, RunResult, run
+
+__all__ = ["GOALS", "Goal", "RunResult", "run"]

@@ -1,0 +1,143 @@
+"""What a run starts from, read and checked before anything is written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+
+from kshot.bank import Bank
+from kshot.config import TaskConfig
+from kshot.corpus import Pool, fingerprint, read_pool, rows_to_avoid
+from kshot.errors import ConfigError, ExampleError
+from kshot.examples import HUB_SCHEME, Example, expand, read_examples
+from kshot.language_model import LanguageModel
+from kshot.mixture import check_fits
+from kshot.progress import Progress
+from kshot.run_folder import digest, digest_file
+
+
+@dataclass
+class Inputs:
+    """Task, shots, test rows, bank, pool and base model.
+
+    Attributes:
+        task: The resolved task file.
+        progress: Where to say what takes long.
+    """
+
+    task: TaskConfig
+    progress: Progress
+    shots: list[Example] = field(init=False)
+    test: list[Example] = field(init=False)
+    bank: Bank = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shots = read_examples(self.task.shots)
+        self.test = read_examples(self.task.test) if self.task.test else []
+        self._check_choices([*self.shots, *self.test])
+        self._check_leaks()
+        self.bank = self._usable_bank()
+        for source in self.task.pool if self.task.data.budget else ():
+            if not source.startswith(HUB_SCHEME):
+                expand(source)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The open rows, read once."""
+        return read_pool(self.task.pool)
+
+    @cached_property
+    def lm(self) -> LanguageModel:
+        """The base model, loaded once, after every adapter was checked against it."""
+        self.progress.say(f"base model {self.task.base_model}")
+        lm = LanguageModel.load(self.task.base_model, dtype=self.task.dtype)
+        for adapter in self.bank:
+            check_fits(adapter.load(), lm.model)
+        return lm
+
+    def check_budget(self) -> None:
+        """Refuse a budget that the pool cannot fill, before anything is embedded.
+
+        Raises:
+            ConfigError: The pool has fewer rows than `data.budget`.
+        """
+        budget = self.task.data.budget
+        usable = len(self.pool) - len(rows_to_avoid(self.pool, self.shots, self.test)) if budget else 0
+        if budget > usable:
+            raise ConfigError(
+                f"data.budget must be in [0, {usable}], the pool rows that are no shot and no test row, "
+                f"got {budget}: lower data.budget or enlarge the pool"
+            )
+
+    @cached_property
+    def base_digest(self) -> str:
+        """Hash of what names the base model."""
+        return digest([self.task.base_model, self.task.dtype])
+
+    @cached_property
+    def shots_digest(self) -> str:
+        """Hash of the shots."""
+        return digest([shot.to_row() for shot in self.shots])
+
+    @cached_property
+    def test_digest(self) -> str:
+        """Hash of the test rows."""
+        return digest([example.to_row() for example in self.test])
+
+    @cached_property
+    def bank_digest(self) -> str:
+        """Hash of the adapters that may be chosen."""
+        return digest([[adapter.name, adapter.entry.sha256] for adapter in self.bank])
+
+    @cached_property
+    def pool_digest(self) -> str:
+        """Hash of the pool's files; a Hub data set counts by its name."""
+        return digest([_source_digest(source) for source in self.task.pool])
+
+    def _check_choices(self, examples: Sequence[Example]) -> None:
+        if self.task.scorer != "multiple_choice":
+            return
+        for example in examples:
+            if not example.choices or example.label is None:
+                raise ExampleError(
+                    f"{example.id}: expected choices and label for the scorer multiple_choice, got none; "
+                    "add them or use another scorer"
+                )
+
+    def _check_leaks(self) -> None:
+        """Refuse test rows that ask what a shot asks."""
+        asked = {fingerprint(shot.request): shot.id for shot in self.shots}
+        leaked = [(row.id, asked[key]) for row in self.test if (key := fingerprint(row.request)) in asked]
+        if leaked:
+            raise ExampleError(
+                f"expected test rows that are no shots, got {leaked[0][0]!r}, which is shot {leaked[0][1]!r} "
+                f"({len(leaked)} in all): take them out of the shots or out of the test file"
+            )
+
+    def _usable_bank(self) -> Bank:
+        bank = Bank.open_all([Path(folder) for folder in self.task.bank])
+        excluded = {
+            name for name in bank.names if any(fnmatchcase(name, one) for one in self.task.experts.exclude)
+        }
+        unused = [
+            one for one in self.task.experts.exclude if not any(fnmatchcase(name, one) for name in bank.names)
+        ]
+        if unused:
+            raise ConfigError(
+                f"experts.exclude: expected names or patterns of adapters, got {unused[0]!r}, "
+                f"which fits none of {', '.join(bank.names)}"
+            )
+        kept = [name for name in bank.names if name not in excluded]
+        if len(kept) < self.task.experts.num_experts:
+            raise ConfigError(
+                f"expected at least experts.num_experts = {self.task.experts.num_experts} adapters, "
+                f"got {len(kept)}: lower it or enlarge the bank"
+            )
+        return bank.subset(kept)
+
+
+def _source_digest(source: str) -> str:
+    if source.startswith(HUB_SCHEME):
+        return source
+    return digest([[path.name, digest_file(path)] for path in expand(source)])

@@ -1,0 +1,125 @@
+"""A run from task file to report, or to an earlier stage; what is finished and unchanged is not run again."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from kshot.atomic import write_json
+from kshot.config import TaskConfig, read_task
+from kshot.pipeline.data_stage import data_reads, run_data
+from kshot.pipeline.environment import describe_environment
+from kshot.pipeline.evaluation_stage import ARMS, arm_reads, run_arm, write_results
+from kshot.pipeline.experts_stage import experts_reads, run_experts
+from kshot.pipeline.inputs import Inputs
+from kshot.pipeline.training_stage import run_training, training_reads
+from kshot.progress import Progress, Silent
+from kshot.report import write_report
+from kshot.run_folder import CONFIG, ENVIRONMENT, REPORT, RunFolder, Stage
+
+Goal = Literal["experts", "data", "training", "eval", "report"]
+GOALS: tuple[Goal, ...] = ("experts", "data", "training", "eval", "report")
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Where a run ended.
+
+    Attributes:
+        folder: The run folder.
+        results: The result table, an entry an arm; empty without test rows or where the run ended before.
+    """
+
+    folder: Path
+    results: list[dict[str, Any]]
+
+    @property
+    def expert(self) -> Path:
+        """Folder of the tuned mixture, a PEFT adapter."""
+        return self.folder / "expert" / "adapter"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.folder / REPORT
+
+
+def run(
+    task: str | Path | TaskConfig,
+    out: str | Path,
+    *,
+    until: Goal = "report",
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run the pipeline.
+
+    Args:
+        task: A task file, or a task whose paths are resolved.
+        out: The run folder; a run that was killed goes on where it stood.
+        until: The last stage to run.
+        seed: In place of the task's.
+        progress: Where to show what is going on.
+
+    Raises:
+        KshotError: The input cannot be used; earlier output stays as it was.
+    """
+    progress = progress or Silent()
+    config = task if isinstance(task, TaskConfig) else read_task(task)
+    config = config if seed is None else config.model_copy(update={"seed": seed})
+    inputs = Inputs(config, progress)
+    folder = RunFolder(out)
+    goal = GOALS.index(until)
+    _check(inputs, folder, goal)
+    folder.write_text(
+        CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    )
+    write_json(folder.path(ENVIRONMENT), describe_environment())
+    _once(folder, "experts", experts_reads(inputs), lambda draft: run_experts(inputs, draft))
+    if goal >= GOALS.index("data"):
+        _once(folder, "data", data_reads(inputs), lambda draft: run_data(inputs, draft))
+    if goal >= GOALS.index("training"):
+        _train(inputs, folder)
+    results = _evaluate(inputs, folder) if goal >= GOALS.index("eval") else []
+    if until == "report":
+        write_report(folder)
+    folder.event("run_finished", until=until)
+    return RunResult(folder.root, results)
+
+
+def _check(inputs: Inputs, folder: RunFolder, goal: int) -> None:
+    """Find what would fail in a stage that is about to run, before anything is written."""
+    if not folder.is_finished("experts", experts_reads(inputs)):
+        _ = inputs.lm
+    if goal >= GOALS.index("data") and not folder.is_finished("data", data_reads(inputs)):
+        inputs.check_budget()
+
+
+def _once(folder: RunFolder, stage: str, reads: str, work: Callable[[Path], None]) -> None:
+    if not folder.is_finished(stage, reads):
+        with folder.stage(stage, reads) as draft:
+            work(draft)
+
+
+def _train(inputs: Inputs, folder: RunFolder) -> None:
+    stages: tuple[Stage, ...] = ("single", "expert") if inputs.test else ("expert",)
+    for stage in stages:
+        reads = training_reads(inputs, folder, stage)
+        _once(folder, stage, reads, lambda draft, stage=stage: run_training(inputs, folder, stage, draft))
+        for checkpoints in folder.root.glob(f".{stage}.checkpoints-*"):
+            shutil.rmtree(checkpoints)
+
+
+def _evaluate(inputs: Inputs, folder: RunFolder) -> list[dict[str, Any]]:
+    if not inputs.test:
+        if inputs.task.test is None:
+            inputs.progress.say("no test rows given: nothing is measured")
+        return []
+    for arm in ARMS:
+        reads = arm_reads(inputs, folder, arm)
+        _once(folder, f"eval/{arm}", reads, lambda draft, arm=arm: run_arm(inputs, folder, arm, draft))
+    table: list[dict[str, Any]] = write_results(folder)["table"]
+    return table

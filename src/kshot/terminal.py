@@ -1,0 +1,114 @@
+"""What the command line draws: progress bars, tables, and silence from the libraries below."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import datasets
+import transformers
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kshot.progress import Advance
+
+ERRORS = Console(stderr=True)  # progress and errors, so that standard output stays clean for results
+RESULTS = Console()
+
+
+class RichProgress:
+    """Draws a bar for everything that takes longer than a moment."""
+
+    def say(self, text: str) -> None:
+        """Show one line."""
+        ERRORS.print(f"[dim]{text}[/dim]", highlight=False)
+
+    @contextmanager
+    def bar(self, text: str, total: int) -> Iterator[Advance]:
+        """Draw a bar while the block runs."""
+        columns = (
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=ERRORS) as progress:
+            task = progress.add_task(text, total=total)
+            yield lambda units: progress.advance(task, units)
+
+
+def quiet_libraries() -> None:
+    """Let kshot speak alone: libraries below report errors only."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    for name in ("sentence_transformers", "httpx", "peft"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft|transformers|torch")
+
+
+def selection_table(selection: Mapping[str, Any]) -> Table:
+    """Draw every adapter with its scores and ranks, chosen ones marked."""
+    table = Table(
+        "", "adapter", "accuracy", "reasoning ppl", "mean NLL", "RP", "RA", title="adapters on the shots"
+    )
+    candidates = {row["name"] for row in selection["candidates"]}
+    for row in selection["ranking"]:
+        name = row["name"]
+        mark = (
+            "[bold green]expert[/]"
+            if name in selection["experts"]
+            else "candidate"
+            if name in candidates
+            else ""
+        )
+        table.add_row(
+            mark,
+            name,
+            f"{row['accuracy']:.2f}",
+            "inf" if row["reasoning_ppl"] is None else f"{row['reasoning_ppl']:.4g}",
+            "inf" if row["mean_nll"] is None else f"{row['mean_nll']:.3f}",
+            f"{row['rank_ppl']:g}",
+            f"{row['rank_accuracy']:g}",
+        )
+    return table
+
+
+def data_table(summary: Mapping[str, Any]) -> Table:
+    """Draw where the selected rows come from."""
+    table = Table("source", "rows kept", title=f"{summary['selected']} of {summary['pool_rows']} open rows")
+    for source, count in summary["sources"].items():
+        table.add_row(source, str(count))
+    table.caption = f"{len(summary['avoided'])} rows kept out, {len(summary['dropped'])} near-copies dropped"
+    return table
+
+
+def result_table(arms: Sequence[Mapping[str, Any]]) -> Table:
+    """Draw the arms with standard errors."""
+    table = Table("arm", "accuracy", "stderr", "n", "p against tuned mixture", title="test rows")
+    for arm in arms:
+        p_value = arm["p_against_tuned_mixture"]
+        bold = "[bold]" if arm["arm"] == "tuned_mixture" else ""
+        table.add_row(
+            bold + arm["title"],
+            f"{bold}{arm['accuracy']:.3f}",
+            "" if arm["stderr"] is None else f"± {arm['stderr']:.3f}",
+            str(arm["n"]),
+            "" if p_value is None else f"{p_value:.2g}",
+        )
+    return table
+
+
+def bank_table(entries: Sequence[Mapping[str, Any]]) -> Table:
+    """Draw the adapters of a bank."""
+    table = Table("adapter", "r", "targets", "trained on", "rows", "licence")
+    for entry in entries:
+        rows = "" if entry["num_rows"] is None else str(entry["num_rows"])
+        targets = ", ".join(entry["target_modules"])
+        table.add_row(
+            entry["name"], str(entry["r"]), targets, entry["trained_on"] or "?", rows, entry["licence"]
+        )
+    return table

@@ -1,0 +1,259 @@
+"""Similarity: against dense weight changes, unchanged by a change of basis, and its refusals."""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from kshot.bank import Adapter, AdapterEntry
+from kshot.errors import AdapterError, ConfigError
+from kshot.experts.similarity import Similarity, adapter_similarity
+from kshot.mixture import LoraExpert, LoraFactors
+
+SHAPES = {"q": (12, 10), "v": (4, 10), "down": (10, 16)}  # outputs, inputs
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """An adapter that lies in memory."""
+
+    name: str
+    factors: dict[str, LoraFactors]
+
+    def load(self) -> LoraExpert:
+        return LoraExpert(self.name, None, self.factors)
+
+
+def _adapter(name: str, seed: int, modules: dict[str, tuple[int, float]], dtype=torch.float32) -> InMemory:
+    """Random factors from {module: (r, scaling)}, with a part that all adapters share."""
+    draw = torch.Generator().manual_seed(seed)
+    common = torch.Generator().manual_seed(99)
+    factors = {}
+    for module, (r, scaling) in modules.items():
+        outputs, inputs = SHAPES[module]
+        A_rI = torch.randn(r, inputs, generator=draw) + torch.randn(1, inputs, generator=common)
+        B_Or = torch.randn(outputs, r, generator=draw) + torch.randn(outputs, 1, generator=common)
+        factors[module] = LoraFactors(A_rI.to(dtype), B_Or.to(dtype), scaling)
+    return InMemory(name, factors)
+
+
+def _dense_cosine(one: InMemory, other: InMemory) -> float:
+    def change(adapter: InMemory, module: str) -> torch.Tensor:
+        if module not in adapter.factors:
+            return torch.zeros(SHAPES[module], dtype=torch.float64)
+        factors = adapter.factors[module]
+        return factors.scaling * factors.B_Or.double() @ factors.A_rI.double()
+
+    a, b = (torch.cat([change(adapter, module).ravel() for module in SHAPES]) for adapter in (one, other))
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+MIXED = [
+    _adapter("plain", 1, {"q": (4, 2.0), "v": (4, 2.0)}),
+    _adapter("patterned", 2, {"q": (1, 8.0), "v": (7, 0.25), "down": (3, 1.0)}),
+    _adapter("elsewhere", 3, {"down": (16, 0.5)}),
+    _adapter("negative", 4, {"q": (3, -1.5)}),
+    _adapter("half", 5, {"v": (2, 1.0), "down": (5, 1e-3)}, torch.bfloat16),
+]
+
+an_adapter = st.builds(
+    lambda seed, modules: _adapter("", seed, modules),
+    st.integers(0, 10_000),
+    st.dictionaries(
+        st.sampled_from(sorted(SHAPES)),
+        st.tuples(st.integers(1, 9), st.floats(0.01, 100)),
+        min_size=1,
+    ),
+)
+
+
+@given(st.lists(an_adapter, min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_against_dense_weight_changes(drawn: list[InMemory]) -> None:
+    adapters = [InMemory(str(index), one.factors) for index, one in enumerate(drawn)]
+    found = adapter_similarity(adapters)
+    for one, other in itertools.product(adapters, repeat=2):
+        assert found.between(one.name, other.name) == pytest.approx(_dense_cosine(one, other), abs=1e-9)
+
+
+@pytest.mark.parametrize("ranks", [(900, 900, 900, 2, 700), (3_000, 5, 2_500, 5), (1_024, 1_024, 1)])
+def test_against_dense_beyond_one_block(ranks: tuple[int, ...]) -> None:
+    adapters = [_adapter(str(index), index, {"q": (r, 1.0)}) for index, r in enumerate(ranks)]
+    found = adapter_similarity(adapters)
+    dense = [[_dense_cosine(one, other) for other in adapters] for one in adapters]
+    np.testing.assert_allclose(found.matrix, dense, atol=1e-9)
+
+
+def test_against_dense_on_mixed_ranks_targets_scalings_and_types() -> None:
+    found = adapter_similarity(MIXED)
+    dense = [[_dense_cosine(one, other) for other in MIXED] for one in MIXED]
+    assert found.names == ("plain", "patterned", "elsewhere", "negative", "half")
+    assert found.matrix.dtype == np.float64
+    np.testing.assert_allclose(found.matrix, dense, atol=1e-12)
+    np.testing.assert_array_equal(found.matrix, found.matrix.T)
+    np.testing.assert_array_equal(np.diag(found.matrix), np.ones(5))
+    assert found.between("elsewhere", "negative") == 0  # no module in common
+
+
+def _turned(adapter: InMemory, seed: int) -> InMemory:
+    """Rewrite (A, B) as (RA, BR⁻¹), which leaves the model as it was."""
+    draw = torch.Generator().manual_seed(seed)
+    factors = {}
+    for module, old in adapter.factors.items():
+        R_rr = torch.randn(old.r, old.r, generator=draw, dtype=torch.float64) + 3 * torch.eye(old.r)
+        A_rI, B_Or = R_rr @ old.A_rI.double(), old.B_Or.double() @ torch.linalg.inv(R_rr)
+        factors[module] = LoraFactors(A_rI, B_Or, old.scaling)
+    return InMemory(adapter.name, factors)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_invariant_under_a_change_of_basis(seed: int) -> None:
+    turned = [_turned(adapter, seed) for adapter in MIXED]
+    before, after = adapter_similarity(MIXED), adapter_similarity(turned)
+    np.testing.assert_allclose(after.matrix, before.matrix, atol=1e-6)
+
+
+def test_the_paper_mode_changes_with_the_basis() -> None:
+    pair = [_adapter("a", 1, {"q": (4, 1.0)}), _adapter("b", 2, {"q": (4, 1.0)})]
+    before = adapter_similarity(pair, mode="paper").between("a", "b")
+    after = adapter_similarity([_turned(pair[0], 0), pair[1]], mode="paper").between("a", "b")
+    assert abs(after - before) > 0.01
+
+
+def test_invariant_order_scale_and_a_copy() -> None:
+    factors = {module: LoraFactors(f.A_rI * 3, f.B_Or, f.scaling) for module, f in MIXED[1].factors.items()}
+    found = adapter_similarity([*MIXED[::-1], InMemory("copy", factors)])
+    assert found.between("copy", "patterned") == pytest.approx(1, abs=1e-12)
+    forwards = adapter_similarity(MIXED)
+    np.testing.assert_allclose(found.among(forwards.names), forwards.matrix, atol=1e-12)
+
+
+def test_against_per_matrix_cosines_in_paper_mode() -> None:
+    ranks = {"q": (4, 1.0), "v": (2, 5.0)}
+    adapters = [
+        _adapter("a", 1, ranks),
+        _adapter("b", 2, {**ranks, "down": (3, 1.0)}),
+        _adapter("c", 3, {"v": (2, 0.1), "down": (3, 1.0)}),
+    ]
+    found = adapter_similarity(adapters, mode="paper")
+    for one, other in itertools.combinations(adapters, 2):
+        cosines = [
+            torch.cosine_similarity(x.double().ravel(), y.double().ravel(), dim=0)
+            for module in one.factors.keys() & other.factors.keys()
+            for x, y in (
+                (one.factors[module].A_rI, other.factors[module].A_rI),
+                (one.factors[module].B_Or, other.factors[module].B_Or),
+            )
+        ]
+        assert found.between(one.name, other.name) == pytest.approx(np.mean(cosines), abs=1e-12)
+    np.testing.assert_array_equal(np.diag(found.matrix), np.ones(3))
+
+
+def test_golden_by_hand() -> None:
+    # ΔW of a: [[2, 0], [0, 0]]; of b: [[3, 4], [0, 0]]; cosine 6 / (2 * 5). A alone: 0.6; B alone: 1.
+    a = LoraFactors(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0], [0.0]]), 2.0)
+    b = LoraFactors(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.5], [0.0]]), 2.0)
+    pair = [InMemory("a", {"q": a}), InMemory("b", {"q": b})]
+    assert adapter_similarity(pair).between("a", "b") == pytest.approx(0.6, abs=1e-15)
+    assert adapter_similarity(pair, mode="paper").between("a", "b") == pytest.approx(0.8, abs=1e-15)
+
+
+def test_reads_adapter_folders_and_tells_of_each(tmp_path: Path) -> None:
+    def on_disk(adapter: InMemory) -> Adapter:
+        folder = tmp_path / adapter.name
+        folder.mkdir()
+        config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q", "v"]}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        tensors = {f"base_model.model.{m}.lora_A.weight": f.A_rI for m, f in adapter.factors.items()}
+        tensors |= {f"base_model.model.{m}.lora_B.weight": f.B_Or for m, f in adapter.factors.items()}
+        save_file(tensors, folder / "adapter_model.safetensors")
+        entry = AdapterEntry(name=adapter.name, r=4, target_modules=("q", "v"), sha256="")
+        return Adapter(folder, entry)
+
+    pair = [_adapter("a", 1, {"q": (4, 2.0), "v": (4, 2.0)}), _adapter("b", 2, {"q": (4, 2.0)})]
+    counts: list[int] = []
+    found = adapter_similarity([on_disk(one) for one in pair], progress=counts.append)
+    assert found.between("a", "b") == pytest.approx(_dense_cosine(*pair), abs=1e-12)
+    assert counts == [1, 1]
+
+
+def test_mean_pairwise() -> None:
+    matrix = np.array([[1.0, 0.1, 0.2], [0.1, 1.0, 0.6], [0.2, 0.6, 1.0]])
+    similarity = Similarity(("a", "b", "c"), matrix)
+    assert similarity.mean_pairwise(["a", "b", "c"]) == pytest.approx(0.3)
+    assert similarity.mean_pairwise(["c", "b"]) == 0.6
+    assert similarity.mean_pairwise(["b"]) == similarity.mean_pairwise([]) == 0
+    with pytest.raises(ConfigError, match="similarity is known, got 'd'; nearest: "):
+        similarity.mean_pairwise(["a", "d"])
+
+
+@pytest.mark.parametrize(
+    ("names", "matrix", "message"),
+    [
+        (("a", "a"), np.eye(2), "expected distinct adapter names, got a, a"),
+        (("a", "b"), np.eye(3), r"\(2, 2\) for 2 names, got one of shape \(3, 3\)"),
+        (("a", "b"), np.array([[1, 0.5], [0.4, 1]]), "expected a symmetric matrix"),
+        (("a", "b"), np.array([[1, np.nan], [np.nan, 1]]), "of finite numbers"),
+    ],
+)
+def test_refuses_a_matrix_that_is_none(names: tuple[str, ...], matrix: np.ndarray, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Similarity(names, matrix)
+
+
+def test_refuses_no_adapter_a_name_twice_and_an_unknown_mode() -> None:
+    with pytest.raises(ConfigError, match="expected at least one adapter to compare"):
+        adapter_similarity([])
+    with pytest.raises(ConfigError, match="got 'plain' twice"):
+        adapter_similarity([MIXED[0], MIXED[0]])
+    with pytest.raises(ConfigError, match="must be one of delta, paper, got 'cosine'"):
+        adapter_similarity(MIXED, mode="cosine")  # type: ignore[arg-type]
+
+
+def _untrained(factors: LoraFactors) -> LoraFactors:
+    return LoraFactors(factors.A_rI, torch.zeros_like(factors.B_Or), factors.scaling)
+
+
+def _cancelling(factors: LoraFactors) -> LoraFactors:
+    """Two halves that take back what the other adds, in numbers that do not add up exactly."""
+    third = factors.B_Or / 3
+    A_rI = torch.cat([factors.A_rI] * 4)
+    return LoraFactors(A_rI, torch.cat([third, third, third, -(third + third + third)], dim=1), 1.0)
+
+
+@pytest.mark.parametrize("change", [_untrained, _cancelling, lambda f: LoraFactors(f.A_rI, f.B_Or, 0.0)])
+def test_refuses_an_adapter_that_changes_nothing(change: Callable[[LoraFactors], LoraFactors]) -> None:
+    double = _adapter("", 1, {"q": (2, 1.0), "v": (2, 1.0)}, torch.float64)
+    idle = InMemory("idle", {module: change(factors) for module, factors in double.factors.items()})
+    with pytest.raises(AdapterError, match="adapter 'idle': expected a change of the weights, got zero"):
+        adapter_similarity([MIXED[0], idle])
+
+
+def test_refuses_adapters_of_another_base() -> None:
+    other = InMemory("other", {"q": LoraFactors(torch.ones(4, 11), torch.ones(12, 4), 1.0)})
+    for mode in ("delta", "paper"):
+        with pytest.raises(AdapterError, match=r"in 'plain' and \(12, 11.*different base models"):
+            adapter_similarity([MIXED[0], other], mode=mode)  # type: ignore[arg-type]
+
+
+def test_refuses_in_paper_mode_what_has_no_matrix_cosine() -> None:
+    q4, q3, v4 = ({"q": (4, 1.0)}, {"q": (3, 1.0)}, {"v": (4, 1.0)})
+    with pytest.raises(
+        AdapterError, match=r"q: expected equal shapes.*\(12, 10, 4\).*'b': use similarity mode"
+    ):
+        adapter_similarity([_adapter("a", 1, q4), _adapter("b", 2, q3)], mode="paper")
+    with pytest.raises(
+        AdapterError, match="module that 'a' and 'b' both adapt, got none: use similarity mode"
+    ):
+        adapter_similarity([_adapter("a", 1, q4), _adapter("b", 2, v4)], mode="paper")
+    idle = InMemory("idle", {"q": _untrained(_adapter("", 1, q4).factors["q"])})
+    with pytest.raises(AdapterError, match=r"adapter 'idle'.*got lora_B of q all zero: use similarity mode"):
+        adapter_similarity([_adapter("a", 1, q4), idle], mode="paper")

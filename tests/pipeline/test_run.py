@@ -1,0 +1,241 @@
+"""The whole pipeline on a tiny model: one way through, killed in each stage, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
+
+def _rows(count: int, start: int = 0, rationale: bool = True) -> list[dict[str, str]]:
+    rows = []
+    for index in range(start, start + count):
+        a, b = NUMBERS[index % 10], NUMBERS[index // 10 % 10]
+        row = {
+            "instruction": f"say {a} then {b}, please, number {index}",
+            "output": f"{a} {b}",
+            "id": f"row-{index}",
+        }
+        rows.append(row | ({"rationale": f"first {a}"} if rationale else {}))
+    return rows
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = ["[UNK]", "say", "then", "please", "number", *NUMBERS, *map(str, range(400))]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    weights = np.random.default_rng(0).normal(size=(len(words), 16)).astype(np.float32)
+    folder = tmp_path_factory.mktemp("encoder") / "static"
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, weights)], device="cpu").save(str(folder))
+    return folder
+
+
+@pytest.fixture
+def task_folder(tmp_path: Path, tiny_model_folder: Path, lora_folder, encoder_folder: Path) -> Path:
+    """A task that runs: 4 shots, 6 test rows, 5 adapters, 120 open rows."""
+    folder = tmp_path / "task"
+    (folder / "bank").mkdir(parents=True)
+    for seed, name in enumerate(["aa", "bb", "cc", "dd", "ee"]):
+        lora_folder(name, seed=seed).rename(folder / "bank" / name)
+    _write(folder / "shots.jsonl", _rows(4))
+    _write(folder / "test.jsonl", _rows(6, start=10))
+    _write(folder / "pool.jsonl", _rows(120, start=100, rationale=False))
+    task = {
+        "name": "tiny",
+        "base_model": str(tiny_model_folder),
+        "shots": "shots.jsonl",
+        "test": "test.jsonl",
+        "scorer": "exact_match",
+        "bank": ["bank"],
+        "pool": ["pool.jsonl"],
+        "experts": {"num_candidates": 4, "num_experts": 3},
+        "data": {"budget": 10, "threshold": 0.999, "encoder": str(encoder_folder)},
+        "training": {
+            "learning_rate": 0.01,
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 1,
+        },
+        "evaluation": {"max_new_tokens": 4},
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(task))
+    return folder
+
+
+def _change(folder: Path, **changes: object) -> None:
+    task = yaml.safe_load((folder / "task.yaml").read_text())
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            task.setdefault(section, {})[name] = value
+        else:
+            task[section] = value
+    (folder / "task.yaml").write_text(yaml.safe_dump(task))
+
+
+def _start(folder: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from kshot.cli import main; main()"]
+    arguments = ["run", str(folder / "task.yaml"), "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def _kshot(folder: Path, out: Path) -> tuple[int, str]:
+    process = _start(folder, out)
+    _, error = process.communicate(timeout=120)
+    return process.returncode, error
+
+
+def _products(out: Path) -> dict[str, bytes]:
+    """What must be the same bytes after any interruption."""
+    names = [
+        "experts/scores.json",
+        "experts/selection.json",
+        "data/selected.jsonl",
+        "expert/adapter/adapter_model.safetensors",
+        "single/adapter/adapter_model.safetensors",
+        "eval/results.json",
+    ]
+    return {name: (out / name).read_bytes() for name in names}
+
+
+def _events(out: Path) -> list[dict[str, str]]:
+    path = out / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+STAGES = ["experts", "data", "single", "expert", "eval/base", "eval/tuned_mixture"]
+
+
+def test_one_way_through_then_killed_in_each_stage(task_folder: Path, tmp_path: Path) -> None:
+    undisturbed = tmp_path / "undisturbed"
+    code, error = _kshot(task_folder, undisturbed)
+    assert code == 0, error
+    assert (undisturbed / "report.html").stat().st_size > 1000
+    expected = _products(undisturbed)
+
+    killed = tmp_path / "killed"
+    for stage in STAGES:
+        process = _start(task_folder, killed)
+        deadline = time.monotonic() + 60
+        while not any(e["event"] == "stage_started" and e["stage"] == stage for e in _events(killed)):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    code, error = _kshot(task_folder, killed)
+    assert code == 0, error
+    assert _products(killed) == expected
+    assert not list(killed.rglob("*.partial")) and not list(killed.glob(".*checkpoints*"))
+
+
+def test_what_is_finished_and_unchanged_is_not_run_again(task_folder: Path, tmp_path: Path) -> None:
+    from kshot.pipeline import run
+
+    out = tmp_path / "run"
+    run(task_folder / "task.yaml", out)
+    before = len(_events(out))
+    run(task_folder / "task.yaml", out)
+    assert [event["event"] for event in _events(out)[before:]] == ["run_finished"]
+    _change(task_folder, training__learning_rate=0.02)
+    before = len(_events(out))
+    run(task_folder / "task.yaml", out)
+    started = [e["stage"] for e in _events(out)[before:] if e["event"] == "stage_started"]
+    assert started == ["single", "expert", "eval/best_single_tuned", "eval/tuned_mixture"]
+
+
+def _broken(folder: Path, kind: str) -> str:
+    """Break one thing; return what the message must say."""
+    bank = folder / "bank"
+    if kind == "unknown key":
+        _change(folder, mixture__topk=2)
+        return "unknown key 'mixture.topk'; did you mean 'top_k'"
+    if kind == "missing file":
+        (folder / "shots.jsonl").unlink()
+        return "expected a file at"
+    if kind == "zero shots":
+        (folder / "shots.jsonl").write_text("")
+        return "expected at least one example"
+    if kind == "shot without output":
+        _write(folder / "shots.jsonl", [*_rows(2), {"instruction": "say", "output": ""}])
+        return "line 3: expected an output"
+    if kind == "test holds a shot":
+        _write(folder / "test.jsonl", [*_rows(2, start=20), *_rows(1)])
+        return "which is shot"
+    if kind == "adapter of another base":
+        config = json.loads((bank / "aa" / "adapter_config.json").read_text())
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(bank / "aa" / "adapter_model.safetensors")
+        wider = {key: value.repeat(1, 2) if "lora_A" in key else value for key, value in weights.items()}
+        save_file(wider, bank / "aa" / "adapter_model.safetensors")
+        assert config["peft_type"] == "LORA"
+        return "aa"
+    if kind == "truncated safetensors":
+        path = bank / "bb" / "adapter_model.safetensors"
+        path.write_bytes(path.read_bytes()[:-50])
+        return "bb"
+    if kind == "pickle only":
+        (bank / "cc" / "adapter_model.safetensors").rename(bank / "cc" / "adapter_model.bin")
+        return "never unpickled"
+    assert kind == "budget above pool"
+    _change(folder, data__budget=1000)
+    return "data.budget must be in"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "unknown key",
+        "missing file",
+        "zero shots",
+        "shot without output",
+        "test holds a shot",
+        "adapter of another base",
+        "truncated safetensors",
+        "pickle only",
+        "budget above pool",
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_earlier_output(
+    task_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.yaml").write_text("earlier")
+    expected = _broken(task_folder, kind)
+    code, error = _kshot(task_folder, out)
+    assert code == 2, error
+    assert expected in error
+    assert "Traceback" not in error
+    assert error.strip().count("\n") == 0 or error.strip().splitlines()[-1].startswith("error: ")
+    assert (out / "config.yaml").read_text() == "earlier"
+    assert not list(out.rglob("*.partial"))
+
+
+def test_an_output_folder_that_cannot_be_written(task_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, error = _kshot(task_folder, tmp_path / "file" / "run")
+    assert code == 2
+    assert "expected a run folder that can be written" in error
