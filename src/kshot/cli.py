@@ -220,7 +220,8 @@ def main() -> None:
         if os.environ.get("KSHOT_DEBUG"):
             raise
         ERRORS.print(
-            f"internal error: {type(error).__name__}: {error}; set KSHOT_DEBUG=1 for the traceback and report it",
+            f"internal error: {type(error).__name__}: {error}; "
+            "set KSHOT_DEBUG=1 for the traceback and report it",
             style="bold red", markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
         sys.exit(1)

@@ -137,7 +137,7 @@ class TaskConfig(Section):
 
     @property
     def trains_on_rationales(self) -> bool:
-        """Whether training puts a rationale first; not by default where the answer's own likelihood counts."""
+        """Whether training puts a rationale first; by default not where the answer's likelihood counts."""
         by_likelihood = self.scorer == "multiple_choice" and not self.lists_options
         return not by_likelihood if self.training.rationales is None else self.training.rationales
 

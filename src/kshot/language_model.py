@@ -3,117 +3,26 @@
 Shapes: B rows of a batch, T tokens of a row, D hidden size, L label tokens of a batch, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from kshot.batching import label_logits, length_batches, pad_left
+from kshot.decoding import OnRows, greedy_decode
 from kshot.errors import ConfigError, SourceError, reason_of
 from kshot.model_source import resolve_model
+from kshot.progress import Advance
 from kshot.prompts import PromptTemplate, TokenisedExample
 
-TOKENS_PER_BATCH = (
-    4096  # padded, of a scoring batch: 2 GB of activations at 7B in bf16, no slower when larger
-)
+TOKENS_PER_BATCH = 4096  # padded, of a scoring batch: 2 GB of activations at 7B in bf16
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GENERATION_BATCH = 64  # rows decoded at once: 170 tokens/s against 13 at one row (SmolLM2-135M, 2 cores)
-Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Left-padded rows.
-
-    Attributes:
-        input_ids: (B, T).
-        attention_mask: (B, T), 0 on padding.
-        labels: (B, T), -100 on prompt and padding.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    labels: Tensor
-
-    @property
-    def predicts_label(self) -> Tensor:
-        """(B, T), true where the next token is a label."""
-        mask = torch.zeros_like(self.labels, dtype=torch.bool)
-        mask[:, :-1] = self.labels[:, 1:] != -100
-        return mask
-
-    @property
-    def targets_L(self) -> Tensor:  # noqa: N802 - the suffix is its shape
-        """The label tokens, row by row, as the model's logits come out under `logits_at`."""
-        shifted_BT = self.labels[:, 1:]
-        return shifted_BT[shifted_BT != -100]
-
-
-def pad_left(rows: Sequence[TokenisedExample], pad_id: int, device: torch.device) -> Batch:
-    """Pad rows on the left, so that positions count from the first real token and targets end together."""
-    length = max(len(row) for row in rows)
-
-    def padded(sequences: Sequence[Sequence[int]], fill: int) -> Tensor:
-        return torch.tensor([[fill] * (length - len(row)) + list(row) for row in sequences], device=device)
-
-    return Batch(
-        input_ids=padded([row.input_ids for row in rows], pad_id),
-        attention_mask=padded([[1] * len(row) for row in rows], 0),
-        labels=padded([row.labels for row in rows], -100),
-    )
-
-
-@contextmanager
-def logits_at(head: nn.Module, mask_BT: Tensor) -> Iterator[None]:
-    """Let the output embedding see only the masked positions; the model's logits come out as (1, L, V).
-
-    A hook keeps whatever the architecture does after its head (soft caps, scaling). On SmolLM2 the
-    logits of prompt tokens are otherwise most of the memory and a fifth of the time.
-    """
-
-    def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][mask_BT].unsqueeze(0), *inputs[1:])
-
-    handle = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def position_ids(attention_mask_BT: Tensor) -> Tensor:
-    """(B, T) positions that count real tokens from 0; padding gets 0."""
-    return (attention_mask_BT.cumsum(dim=1) - 1).clamp(min=0)
-
-
-def label_logits(model: nn.Module, batch: Batch, *, head: nn.Module | None = None) -> Tensor:
-    """Return the (L, V) logits at the positions that predict a label, row by row.
-
-    Args:
-        model: A causal language model, or a wrapper of one.
-        batch: Left-padded rows.
-        head: Its output embedding, where a wrapper hides it.
-    """
-    with logits_at(head or model.get_output_embeddings(), batch.predicts_label):  # type: ignore[operator]
-        output = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=position_ids(batch.attention_mask),
-            use_cache=False,
-        )
-    logits_LV: Tensor = output.logits[0]
-    return logits_LV
 
 
 class LanguageModel:
@@ -187,7 +96,8 @@ class LanguageModel:
         rows: Sequence[TokenisedExample],
         *,
         tokens_per_batch: int = TOKENS_PER_BATCH,
-        progress: Progress | None = None,
+        progress: Advance | None = None,
+        on_rows: OnRows | None = None,
     ) -> list[np.ndarray]:
         """Return the negative log-likelihood of each target token, in nats.
 
@@ -195,6 +105,7 @@ class LanguageModel:
             rows: Tokenised examples; grouped by length, so that little is padded.
             tokens_per_batch: Padded tokens of one forward pass.
             progress: Called with the number of rows just scored.
+            on_rows: Called before each forward pass with the indices of the rows in it, in order.
 
         Returns:
             For each row, in the order given, a float64 array of its target length.
@@ -203,6 +114,8 @@ class LanguageModel:
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
         for indices in length_batches([len(row) for row in rows], tokens_per_batch):
             batch = pad_left([rows[index] for index in indices], self.pad_id, self.device)
+            if on_rows:
+                on_rows(indices)
             logits_LV = label_logits(self.model, batch)
             nll_L = cross_entropy(logits_LV.float(), batch.targets_L, reduction="none").double().cpu().numpy()
             ends = np.cumsum([rows[index].target_length for index in indices])
@@ -219,17 +132,19 @@ class LanguageModel:
         *,
         max_new_tokens: int = 128,
         batch_size: int = GENERATION_BATCH,
-        progress: Progress | None = None,
+        progress: Advance | None = None,
+        on_rows: OnRows | None = None,
     ) -> list[str]:
         """Answer each prompt greedily, batched by length with a KV cache, until the end token.
 
-        Greedy means the likeliest token each time: penalties that the model's own settings ask for are off.
+        Greedy means the likeliest token each time; penalties that the model's own settings ask for are off.
 
         Args:
             prompts: What the user says.
             max_new_tokens: Longest answer, in tokens.
             batch_size: Rows decoded at once.
             progress: Called with the number of rows just answered.
+            on_rows: Called before each forward pass with the indices of the prompts in it, in order.
 
         Raises:
             ConfigError: `max_new_tokens` or `batch_size` is below 1.
@@ -243,29 +158,24 @@ class LanguageModel:
         order = sorted(range(len(ids)), key=lambda index: (len(ids[index]), index))
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
-            texts = self._generate_batch([ids[index] for index in indices], max_new_tokens)
+            texts = self._generate_batch(
+                [ids[index] for index in indices], max_new_tokens, _renamed(on_rows, indices)
+            )
             for index, text in zip(indices, texts, strict=True):
                 answers[index] = text
             if progress:
                 progress(len(indices))
         return answers
 
-    def _generate_batch(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+    def _generate_batch(
+        self, prompts: Sequence[list[int]], max_new_tokens: int, on_rows: OnRows | None
+    ) -> list[str]:
         rows = [TokenisedExample(tuple(ids), len(ids)) for ids in prompts]
         batch = pad_left(rows, self.pad_id, self.device)
-        settings = {
-            **_PLAIN_GREEDY,
-            "max_new_tokens": max_new_tokens,
-            "pad_token_id": self.pad_id,
-            "eos_token_id": self._end_ids(),
-        }
-        output_BT = self.model.generate(  # type: ignore[operator]
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            generation_config=GenerationConfig(**settings),  # type: ignore[no-untyped-call]
+        new_ids = greedy_decode(
+            self.model, batch, end_ids=self._end_ids(), max_new_tokens=max_new_tokens, on_rows=on_rows
         )
-        new_BT = output_BT[:, batch.input_ids.shape[1] :]
-        texts = self.tokenizer.batch_decode(new_BT, skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(new_ids, skip_special_tokens=True)
         return [self._until_end(text) for text in texts]
 
     def _until_end(self, text: str) -> str:
@@ -282,18 +192,6 @@ class LanguageModel:
             self.template.end_id(),
         }
         return sorted(id_ for id_ in ids if id_ is not None)
-
-
-# Explicit, since transformers fills what is not set from the model's own generation_config.
-_PLAIN_GREEDY: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-}
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -318,13 +216,6 @@ def _usable_device(name: str | None) -> torch.device:
     return device
 
 
-def length_batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Group row indices of similar length into batches of at most `tokens_per_batch` padded tokens."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
-        if batch and (len(batch) + 1) * lengths[index] > tokens_per_batch:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def _renamed(on_rows: OnRows | None, indices: Sequence[int]) -> OnRows | None:
+    """Let a callback hear of the rows of a batch by their index outside of it."""
+    return on_rows and (lambda rows: on_rows([indices[row] for row in rows]))

@@ -65,7 +65,7 @@ def _jsonl_rows(path: Path) -> Iterator[PlacedRow]:
                 continue
             place = f"{path}, line {number}"
             try:
-                yield place, json.loads(line.decode("utf-8-sig"))
+                yield place, json.loads(line.rstrip().decode("utf-8-sig"))
             except UnicodeDecodeError as error:
                 raise ExampleError(
                     f"{place}: expected UTF-8, got {error.reason} at byte {error.start}; save it as UTF-8"

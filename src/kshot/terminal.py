@@ -41,8 +41,8 @@ class RichProgress:
 
 def quiet_libraries() -> None:
     """Let kshot speak alone: libraries below report errors only."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
     for name in ("sentence_transformers", "httpx", "peft"):
         logging.getLogger(name).setLevel(logging.ERROR)

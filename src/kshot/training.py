@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from kshot.batching import Batch, label_logits, pad_left
 from kshot.config import TrainingConfig
 from kshot.errors import ConfigError, MissingExtraError, reason_of
-from kshot.language_model import Batch, LanguageModel, label_logits, pad_left
+from kshot.language_model import LanguageModel
 from kshot.mixture import is_router_parameter, router_loss
 from kshot.prompts import TokenisedExample
 

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from kshot.bank import Bank
-from kshot.bank.adapter import Adapter, describe
+from kshot.bank.adapter import WEIGHTS, Adapter, describe
 from kshot.errors import AdapterError
 from kshot.examples import Example
 from kshot.experts import score_experts
@@ -55,7 +56,10 @@ def test_invariant_base_model_is_left_as_it_was(tiny_lm, bank) -> None:
 
 
 def test_an_adapter_of_another_base_is_refused_and_the_base_kept(tiny_lm, lora_folder) -> None:
-    folder = lora_folder("other", seed=3, d_in=48)
+    folder = lora_folder("other", seed=3)
+    weights = load_file(folder / WEIGHTS)
+    wider = {key: value.repeat(1, 2) if "lora_A" in key else value for key, value in weights.items()}
+    save_file(wider, folder / WEIGHTS)
     bank = Bank([Adapter(folder, describe(folder, "other"))])
     with pytest.raises(AdapterError, match="other"):
         score_experts(tiny_lm, bank, SHOTS)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import combinations
 from typing import Any
 
@@ -137,6 +138,12 @@ def _equal(name: str) -> Score:
             ("a", "b"),
             "the totals are equal, and the smaller sum of ranks decided",
         ),
+        (  # sums of ranks 2, 4, 6, 8: za and bc are both 10 + 1.5, and a comes before b
+            [Score("z", 0.9, 1), Score("b", 0.8, 2), Score("c", 0.7, 3), Score("a", 0.6, 4)],
+            {"za": 0.1, "bc": 0.1, "zb": 0.9, "zc": 0.8},
+            ("z", "a"),
+            "equal in every term, and the names decided",
+        ),
         (
             [_equal("b"), _equal("c"), _equal("a")],
             {},
@@ -148,7 +155,7 @@ def _equal(name: str) -> Score:
 def test_ties_are_settled_and_named(
     scores: list[Score], pairs: dict[str, float], experts: tuple[str, ...], reason: str
 ) -> None:
-    chosen = _select(scores, _similarity("abc", pairs))
+    chosen = _select(scores, _similarity([one.name for one in scores], pairs))
     assert chosen.experts == experts
     assert reason in chosen.why()
 
@@ -176,17 +183,28 @@ def test_json_is_strict_and_complete() -> None:
     assert (more["num_groups"], len(more["groups"])) == (126, 70)
 
 
-def _brute_force(scores: list[Score], similarity: Similarity, N: int, C: int) -> tuple[str, ...]:
-    def rank(value: float, values: list[float]) -> float:
-        return sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2
+def _brute_force(
+    scores: list[Score], similarity: Similarity, N: int, C: int, balance: str
+) -> list[tuple[str, ...]]:
+    """All groups, best first, in exact arithmetic."""
+
+    def rank(value: float, values: list[float]) -> Fraction:
+        return Fraction(2 * sum(one < value for one in values) + sum(one == value for one in values) + 1, 2)
+
+    def scaled(terms: dict[Any, Fraction]) -> dict[Any, Fraction]:
+        low, high = min(terms.values()), max(terms.values())
+        if balance == "paper":
+            return terms
+        return {key: (value - low) / (high - low) if high > low else 0 for key, value in terms.items()}
 
     ppl, acc = [one.reasoning_ppl for one in scores], [-one.accuracy for one in scores]
     q = {one.name: rank(one.reasoning_ppl, ppl) + rank(-one.accuracy, acc) for one in scores}
     best = [s.name for s in sorted(scores, key=lambda s: (q[s.name], s.reasoning_ppl, s.name))][:C]
     sims = {group: round(similarity.mean_pairwise(group), 12) for group in combinations(best, N)}
     quality = {group: sum(q[name] for name in group) for group in sims}
-    total = {group: quality[group] + rank(sims[group], list(sims.values())) for group in sims}
-    return min(sims, key=lambda group: (total[group], quality[group], sims[group], sorted(group)))
+    ranks = {group: rank(sims[group], list(sims.values())) for group in sims}
+    total = {group: scaled(quality)[group] + scaled(ranks)[group] for group in sims}
+    return sorted(sims, key=lambda group: (total[group], quality[group], sims[group], sorted(group)))
 
 
 @st.composite
@@ -202,13 +220,13 @@ def banks(draw: st.DrawFn) -> tuple[list[Score], Similarity]:
     return scores, Similarity(tuple(names), upper + upper.T + np.eye(size))
 
 
-@given(banks(), st.integers(1, 4), st.integers(4, 8))
+@given(banks(), st.integers(1, 4), st.integers(4, 7), st.sampled_from(["paper", "normalised"]))
 @settings(max_examples=150, deadline=None)
-def test_against_brute_force(bank: tuple[list[Score], Similarity], N: int, C: int) -> None:
+def test_against_brute_force(bank: tuple[list[Score], Similarity], N: int, C: int, balance: Any) -> None:
     scores, similarity = bank
-    chosen = select_experts(scores, similarity, num_experts=N, num_candidates=C)
-    assert chosen.experts == _brute_force(scores, similarity, N, C)
-    assert len(chosen.groups) == math.comb(min(C, len(scores)), N)
+    chosen = select_experts(scores, similarity, num_experts=N, num_candidates=C, balance=balance)
+    assert [group.members for group in chosen.groups] == _brute_force(scores, similarity, N, C, balance)
+    assert chosen.experts == chosen.groups[0].members
 
 
 @given(banks(), st.randoms(use_true_random=False), st.sampled_from(["paper", "normalised"]))
@@ -244,6 +262,8 @@ def test_exclude_takes_names_patterns_and_adapters_that_failed() -> None:
     chosen = _select(scores, _similarity(names), exclude=["arc-*", "broken"])
     assert chosen.excluded == ("arc-challenge", "arc-easy", "broken")
     assert set(chosen.experts) == {"gsm8k", "mawps"}
+    bracketed = [_equal("a[1]"), _equal("a1"), _equal("b")]
+    assert _select(bracketed, _similarity(["a1", "b"]), exclude=["a[1]"]).excluded == ("a[1]",)
 
 
 def test_only_candidates_need_a_similarity() -> None:

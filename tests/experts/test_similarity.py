@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from kshot.bank import Adapter, AdapterEntry
 from kshot.errors import AdapterError, ConfigError
-from kshot.experts.similarity import Similarity, adapter_similarity
+from kshot.experts.similarity import Similarity, SimilarityMode, adapter_similarity
 from kshot.mixture import LoraExpert, LoraFactors
 
 SHAPES = {"q": (12, 10), "v": (4, 10), "down": (10, 16)}  # outputs, inputs
@@ -154,7 +154,14 @@ def test_against_per_matrix_cosines_in_paper_mode() -> None:
             )
         ]
         assert found.between(one.name, other.name) == pytest.approx(np.mean(cosines), abs=1e-12)
-    np.testing.assert_array_equal(np.diag(found.matrix), np.ones(3))
+
+
+@pytest.mark.parametrize("mode", ["delta", "paper"])
+def test_invariant_ones_on_the_diagonal_and_symmetry(mode: SimilarityMode) -> None:
+    bank = [_adapter(str(seed), seed, {"q": (4, 0.3), "v": (2, 5.0), "down": (3, 1.0)}) for seed in range(50)]
+    found = adapter_similarity(bank, mode=mode)
+    np.testing.assert_array_equal(np.diag(found.matrix), np.ones(50))
+    np.testing.assert_array_equal(found.matrix, found.matrix.T)
 
 
 def test_golden_by_hand() -> None:
@@ -223,10 +230,10 @@ def _untrained(factors: LoraFactors) -> LoraFactors:
 
 
 def _cancelling(factors: LoraFactors) -> LoraFactors:
-    """Two halves that take back what the other adds, in numbers that do not add up exactly."""
-    third = factors.B_Or / 3
-    A_rI = torch.cat([factors.A_rI] * 4)
-    return LoraFactors(A_rI, torch.cat([third, third, third, -(third + third + third)], dim=1), 1.0)
+    """BA - (BR⁻¹)(RA): zero but for rounding."""
+    R_rr = torch.tensor([[0.3, 1.7], [-1.1, 0.7]], dtype=torch.float64)
+    A_rI = torch.cat([factors.A_rI, R_rr @ factors.A_rI])
+    return LoraFactors(A_rI, torch.cat([factors.B_Or, -factors.B_Or @ torch.linalg.inv(R_rr)], dim=1), 1.0)
 
 
 @pytest.mark.parametrize("change", [_untrained, _cancelling, lambda f: LoraFactors(f.A_rI, f.B_Or, 0.0)])

@@ -91,19 +91,32 @@ def _change(folder: Path, **changes: object) -> None:
     (folder / "task.yaml").write_text(yaml.safe_dump(task))
 
 
-def _start(folder: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from kshot.cli import main; main()"]
-    arguments = ["run", str(folder / "task.yaml"), "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+def _command(folder: Path, out: Path) -> list[str]:
+    code = "from kshot.cli import main; main()"
+    return [sys.executable, "-c", code, "run", str(folder / "task.yaml"), "--out", str(out)]
+
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _kshot(folder: Path, out: Path) -> tuple[int, str]:
-    process = _start(folder, out)
-    _, error = process.communicate(timeout=120)
-    return process.returncode, error
+    done = subprocess.run(
+        _command(folder, out), capture_output=True, text=True, env=ONE_THREAD, timeout=120, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def _kill_in_stage(folder: Path, out: Path, stage: str) -> None:
+    process = subprocess.Popen(
+        _command(folder, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD
+    )
+    deadline = time.monotonic() + 120
+    while not any(event.get("stage") == stage for event in _events(out)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def _products(out: Path) -> dict[str, bytes]:
@@ -136,18 +149,12 @@ def test_one_way_through_then_killed_in_each_stage(task_folder: Path, tmp_path: 
 
     killed = tmp_path / "killed"
     for stage in STAGES:
-        process = _start(task_folder, killed)
-        deadline = time.monotonic() + 60
-        while not any(e["event"] == "stage_started" and e["stage"] == stage for e in _events(killed)):
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        _kill_in_stage(task_folder, killed, stage)
     code, error = _kshot(task_folder, killed)
     assert code == 0, error
     assert _products(killed) == expected
-    assert not list(killed.rglob("*.partial")) and not list(killed.glob(".*checkpoints*"))
+    assert not list(killed.rglob("*.partial"))
+    assert not list(killed.glob(".*checkpoints*"))
 
 
 def test_what_is_finished_and_unchanged_is_not_run_again(task_folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kshot.decoding import OnRows
 from kshot.errors import ExampleError
 from kshot.evaluation.scorers import get_scorer, predict_choice, read_choice
 from kshot.evaluation.statistics import mean_and_stderr
@@ -77,6 +78,7 @@ def evaluate(
     max_new_tokens: int = 128,
     batch_size: int = 64,
     progress: Advance | None = None,
+    on_rows: OnRows | None = None,
 ) -> EvaluationResult:
     """Evaluate a model.
 
@@ -89,16 +91,19 @@ def evaluate(
         max_new_tokens: Longest generated answer.
         batch_size: Rows decoded at once.
         progress: Called with the number of examples, or of choices, just done.
+        on_rows: Called before each forward pass with the indices of the examples in it, in order.
 
     Raises:
         ConfigError: The scorer is unknown.
         ExampleError: An example lacks what the scorer needs.
     """
     if scorer == MULTIPLE_CHOICE and not listed:
-        return _by_likelihood(lm, examples, progress)
+        return _by_likelihood(lm, examples, progress, on_rows)
     judge = _judge_choice if scorer == MULTIPLE_CHOICE else get_scorer(scorer)
     prompts = [prompt_of(example, "instruction") for example in examples]
-    answers = lm.generate(prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
+    answers = lm.generate(
+        prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress, on_rows=on_rows
+    )
     predictions = [
         Prediction(example.id, answer, example.gold, judge(answer, example))
         for example, answer in zip(examples, answers, strict=True)
@@ -112,11 +117,12 @@ def _judge_choice(answer: str, example: Example) -> bool:
 
 
 def _by_likelihood(
-    lm: LanguageModel, examples: Sequence[Example], progress: Advance | None
+    lm: LanguageModel, examples: Sequence[Example], progress: Advance | None, on_rows: OnRows | None
 ) -> EvaluationResult:
     owners = [(index, choice) for index, example in enumerate(examples) for choice in _choices(example)[0]]
     rows = [lm.template.encode(prompt_of(examples[index], "cloze"), choice) for index, choice in owners]
-    nll = lm.token_nll(rows, progress=progress)
+    named = on_rows and (lambda choices: on_rows([owners[choice][0] for choice in choices]))
+    nll = lm.token_nll(rows, progress=progress, on_rows=named)
     sums: list[list[float]] = [[] for _ in examples]
     lengths: list[list[int]] = [[] for _ in examples]
     for (index, _), values in zip(owners, nll, strict=True):

@@ -32,4 +32,4 @@ def attached(
     try:
         yield lm
     finally:
-        lm.model = lm.model.unload()  # type: ignore[operator]
+        lm.model = lm.model.unload()

@@ -157,8 +157,8 @@ def select_experts(
 
     Adapters are ranked by perplexity (RP, ascending) and accuracy (RA, descending). The `num_candidates` with
     the least RP + RA, then perplexity, then name, form all groups of `num_experts`; the group with the least
-    `Σ (RP + RA) + RD` wins; ties go to the least sum of ranks, then to the names (groups equal in total and sum
-    of ranks are equal in similarity too). The result does not depend on the order of `scores`.
+    `Σ (RP + RA) + RD` wins. Ties go to the least sum of ranks, then to the names: groups equal in total and
+    sum are equal in similarity too. The result does not depend on the order of `scores`.
 
     Args:
         scores: One for each adapter, all on the same shots.
@@ -275,7 +275,7 @@ def _excluded(names: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
     """Return the names that `exclude` matches, sorted."""
     matched: set[str] = set()
     for pattern in exclude:
-        found = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+        found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
         if not found:
             near = ", ".join(get_close_matches(pattern, names, n=3, cutoff=0.0)) or "none in the bank"
             raise ConfigError(

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from kshot.errors import AdapterError, ConfigError
-from kshot.language_model import Progress
 from kshot.mixture import LoraExpert, LoraFactors
+from kshot.progress import Advance
 
 SimilarityMode = Literal["delta", "paper"]
 
@@ -95,7 +95,7 @@ class Similarity:
 
 
 def adapter_similarity(
-    bank: Iterable[LoadableAdapter], mode: SimilarityMode = "delta", progress: Progress | None = None
+    bank: Iterable[LoadableAdapter], mode: SimilarityMode = "delta", progress: Advance | None = None
 ) -> Similarity:
     """Compare every two adapters of a bank by their weights alone.
 
@@ -134,7 +134,7 @@ def adapter_similarity(
     return Similarity(names, cosines_MM)
 
 
-def _load(bank: Iterable[LoadableAdapter], progress: Progress | None) -> Iterator[tuple[str, LoraExpert]]:
+def _load(bank: Iterable[LoadableAdapter], progress: Advance | None) -> Iterator[tuple[str, LoraExpert]]:
     seen: set[str] = set()
     for adapter in bank:
         if adapter.name in seen:

@@ -10,6 +10,7 @@ from kshot.mixture.export import export_lora
 from kshot.mixture.layer import MixtureLinear, is_router_parameter
 from kshot.mixture.load_balancing import router_loss
 from kshot.mixture.model import MixtureModel
+from kshot.mixture.row_gates import set_row_gates
 
 __all__ = [
     "LoraExpert",
@@ -23,4 +24,5 @@ __all__ = [
     "is_router_parameter",
     "read_lora",
     "router_loss",
+    "set_row_gates",
 ]

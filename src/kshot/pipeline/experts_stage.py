@@ -41,7 +41,7 @@ def run_experts(inputs: Inputs, folder: Path) -> None:
         num_candidates=min(task.experts.num_candidates, len(inputs.bank)),
         balance=task.experts.balance,
     )
-    write_json(folder / SCORES, [asdict(score) | {"seconds": None} for score in scores])
+    write_json(folder / SCORES, [asdict(score) for score in scores])
     write_json(
         folder / SIMILARITY, {"names": similarity.names, "matrix": similarity.matrix.round(6).tolist()}
     )

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,9 +79,9 @@ def run(
         CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     )
     write_json(folder.path(ENVIRONMENT), describe_environment())
-    _once(folder, "experts", experts_reads(inputs), lambda draft: run_experts(inputs, draft))
+    _once(folder, "experts", experts_reads(inputs), partial(run_experts, inputs))
     if goal >= GOALS.index("data"):
-        _once(folder, "data", data_reads(inputs), lambda draft: run_data(inputs, draft))
+        _once(folder, "data", data_reads(inputs), partial(run_data, inputs))
     if goal >= GOALS.index("training"):
         _train(inputs, folder)
     results = _evaluate(inputs, folder) if goal >= GOALS.index("eval") else []
@@ -108,7 +109,7 @@ def _train(inputs: Inputs, folder: RunFolder) -> None:
     stages: tuple[Stage, ...] = ("single", "expert") if inputs.test else ("expert",)
     for stage in stages:
         reads = training_reads(inputs, folder, stage)
-        _once(folder, stage, reads, lambda draft, stage=stage: run_training(inputs, folder, stage, draft))
+        _once(folder, stage, reads, partial(run_training, inputs, folder, stage))
         for checkpoints in folder.root.glob(f".{stage}.checkpoints-*"):
             shutil.rmtree(checkpoints)
 
@@ -120,6 +121,6 @@ def _evaluate(inputs: Inputs, folder: RunFolder) -> list[dict[str, Any]]:
         return []
     for arm in ARMS:
         reads = arm_reads(inputs, folder, arm)
-        _once(folder, f"eval/{arm}", reads, lambda draft, arm=arm: run_arm(inputs, folder, arm, draft))
+        _once(folder, f"eval/{arm}", reads, partial(run_arm, inputs, folder, arm))
     table: list[dict[str, Any]] = write_results(folder)["table"]
     return table

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -73,7 +74,7 @@ def training_rows(inputs: Inputs, run: RunFolder) -> list[TokenisedExample]:
     ]
 
 
-def _mixture_options(inputs: Inputs, stage: Stage) -> dict[str, object]:
+def _mixture_options(inputs: Inputs, stage: Stage) -> dict[str, Any]:
     settings = inputs.task.mixture
     if stage == "single":
         return {"gates": [1.0]}
@@ -86,7 +87,7 @@ def _mixture_options(inputs: Inputs, stage: Stage) -> dict[str, object]:
     }
 
 
-class _Steps(TrainerCallback):  # type: ignore[misc]
+class _Steps(TrainerCallback):
     """Moves a progress bar with every optimiser step."""
 
     def __init__(self, advance: Advance) -> None:

@@ -1,4 +1,4 @@
-"""The pictures: Plotly figures as pieces of HTML. They say nothing that a table of the report does not say."""
+"""The pictures: Plotly figures as pieces of HTML; a table of the report says the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ NO_PLOTLY = Markup("<p class='hint'>pip install 'kshot[report]' for the pictures
 MAX_ADAPTERS = 60  # in the heat map, best ranked first: more cannot be read
 LABEL_LENGTH = 26
 _COLOURS = ("#e08214", "#3b82f6")  # readable on white and on black
-_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+_CONFIG = {"displayModeBar": False, "responsive": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def draw_figures(contents: Contents, *, plotly_installed: bool = PLOTLY_INSTALLE
 
 def _similarity(selection: Selection) -> Markup:
     names = [adapter.name for adapter in selection.ranking[:MAX_ADAPTERS]]
-    labels = [_label(name, selection.mark(name)) for name in names]
+    labels = [_label(rank, name, selection.mark(name)) for rank, name in enumerate(names, start=1)]
     cosines = [
         [None if one == other else selection.similarity[one][other] for other in names] for one in names
     ]
@@ -75,7 +75,7 @@ def _similarity(selection: Selection) -> Markup:
     layout = {
         "xaxis": axis | {"tickangle": -90},
         "yaxis": axis | {"autorange": "reversed"},
-        "height": 190 + 20 * len(names),
+        "height": 170 + 18 * len(names),
     }
     return _draw("similarity-figure", [trace], layout)
 
@@ -110,6 +110,7 @@ def _draw(div_id: str, traces: list[dict[str, Any]], layout: dict[str, Any]) -> 
     figure = go.Figure(data=traces, layout=layout)
     figure.update_layout(
         template="none",
+        dragmode=False,  # a finger on a phone scrolls the page
         margin={"l": 10, "r": 10, "t": 30, "b": 10},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -127,7 +128,7 @@ def _plotly_js() -> str:
     return str(get_plotlyjs())
 
 
-def _label(name: str, mark: str) -> str:
-    """Return an axis label; Plotly reads a little HTML, so names are escaped."""
+def _label(rank: int, name: str, mark: str) -> str:
+    """Return an axis label, unique by its rank; Plotly reads a little HTML, so names are escaped."""
     short = name if len(name) <= LABEL_LENGTH else f"{name[: LABEL_LENGTH - 1]}…"
-    return escape(short) + {"expert": " ●", "candidate": " ○"}.get(mark, "")
+    return f"{rank} {escape(short)}" + {"expert": " ●", "candidate": " ○"}.get(mark, "")

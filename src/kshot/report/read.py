@@ -37,6 +37,7 @@ from kshot.run_folder import (
     SELECTED,
     SELECTION,
     SIMILARITY,
+    STAGES,
     TRAINING,
     RunFolder,
 )
@@ -93,7 +94,8 @@ def _missing(run: RunFolder, reason: str, command: str) -> Missing:
 
 
 def _read_seconds(run: RunFolder) -> dict[str, float]:
-    marks = sorted(run.root.glob(f"*/{MARK}")) + sorted(run.root.glob(f"eval/*/{MARK}"))
+    marks = [run.path(stage, MARK) for stage in STAGES if run.path(stage, MARK).is_file()]
+    marks += sorted(run.root.glob(f"eval/*/{MARK}"))
     seconds = {}
     for mark in marks:
         parts = mark.relative_to(run.root).parts
@@ -115,9 +117,7 @@ def _read_selection(run: RunFolder) -> Selection | Missing:
             why=chosen["why"],
             candidates=tuple(one["name"] for one in chosen["candidates"]),
             ranking=tuple(_pick(RankedAdapter, one) for one in chosen["ranking"]),
-            groups=tuple(
-                _pick(Group, one | {"members": tuple(one["members"])}) for one in chosen["groups"]
-            ),
+            groups=tuple(_pick(Group, one | {"members": tuple(one["members"])}) for one in chosen["groups"]),
             num_groups=chosen["num_groups"],
             excluded=tuple(chosen["excluded"]),
             num_shots=scores[0]["n"],
@@ -173,7 +173,9 @@ def _read_evaluation(run: RunFolder, *, has_test: bool) -> Evaluation | Missing:
     if not path.is_file():
         tested = len(list(run.root.glob(f"eval/*/{PREDICTIONS}")))
         if not has_test:
-            return _missing(run, "The task file names no test rows, so nothing is measured: add 'test'", "eval")
+            return _missing(
+                run, "The task file names no test rows, so nothing is measured: add 'test'", "eval"
+            )
         return _missing(run, f"The test rows are not all answered yet ({tested} arms are done)", "eval")
     table = run.read_json("eval", RESULTS)
     with _parsing(path):

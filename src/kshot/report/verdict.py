@@ -1,4 +1,4 @@
-"""The answer in words: did it work, by how much, how sure is that. It says so as well when it did not work."""
+"""The answer in words: did it work, by how much, how sure is that; said as plainly when it did not work."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,10 @@ _NAMES = {
     "best_single_tuned": "the best single expert after the same tuning",
     "uniform_mixture": "the untuned mixture with equal weights",
 }
-_SHORT = {"best_single": "the best single expert", "best_single_tuned": "a single expert after the same tuning"}
+_SHORT = {
+    "best_single": "the best single expert",
+    "best_single_tuned": "a single expert after the same tuning",
+}
 _RELATIONS: Mapping[Relation, str] = {
     "better": "clearly better",
     "worse": "clearly worse",
@@ -58,7 +61,7 @@ class Comparison:
         rows = f"it alone is right on {plural(self.wins, 'row')}, the other alone on {self.losses}"
         return (
             f"Against {_NAMES.get(self.arm.key, self.arm.title)} ({_accuracy(self.arm)}): "
-            f"{_RELATIONS[self.relation]}, {_difference(self)} ({p_value(self.arm.p_value)}; {rows})."
+            f"{_RELATIONS[self.relation]}, {_difference(self)} (p {p_value(self.arm.p_value)}; {rows})."
         )
 
 
@@ -88,7 +91,9 @@ def judge(evaluation: Evaluation) -> Verdict:
     headline = f"the tuned mixture answers {_accuracy(tuned)} of {plural(tuned.n, 'test row')} right"
     if "base" in comparisons:
         base = comparisons["base"]
-        headline += f", the base model {_accuracy(base.arm)}: {_difference(base)}, {p_value(base.arm.p_value)}"
+        headline += (
+            f", the base model {_accuracy(base.arm)}: {_difference(base)}, p {p_value(base.arm.p_value)}"
+        )
     return Verdict(tone, lead, f"{headline}.", comparisons)
 
 

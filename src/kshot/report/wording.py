@@ -25,10 +25,10 @@ def signed_points(value: float) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """Return `p = 0.034`; what is smaller than 0.001 says no more than that."""
+    """Return a p-value as `= 0.034`; what is smaller than 0.001 says no more than that."""
     if value is None:
-        return "p unknown"
-    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+        return "unknown"
+    return "< 0.001" if value < 0.001 else f"= {value:.2g}"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -36,9 +36,9 @@ def number(value: float | None, digits: int = 4) -> str:
     return "∞" if value is None else f"{value:.{digits}g}".replace("-", _MINUS)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return `1 row`, `1,200 rows`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def plural(count: int, noun: str, many: str | None = None) -> str:
+    """Return `1 row`, `1,200 rows`; `many` is the plural where it is not the noun and an s."""
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
 def duration(seconds: float) -> str:
