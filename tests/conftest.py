@@ -1,7 +1,7 @@
 """A tiny language model with a tokenizer, made in code, and PEFT LoRA folders for it.
 
 `tiny_model_folder` and `tiny_lm` are the same model each time: a Llama of 2 layers and hidden size 32 whose
-tokenizer has a ChatML template and the end token `<|im_end|>`. `lora_folder(name, seed)` writes an adapter for it.
+tokenizer has a ChatML template and the end token `<|im_end|>`. `lora_folder(name, seed)` writes an adapter.
 """
 
 import os

@@ -1,5 +1,7 @@
 """Greedy decoding: against transformers' own generate."""
 
+from itertools import pairwise
+
 import torch
 from transformers import GenerationConfig
 
@@ -18,8 +20,10 @@ def _batch(tiny_lm):
 def test_against_transformers_generate(tiny_lm) -> None:
     batch = _batch(tiny_lm)
     free = greedy_decode(tiny_lm.model, batch, end_ids=[], max_new_tokens=12)
-    ends = sorted({free[0][3], free[2][6]})  # tokens that come early in some rows and late or never in others
-    settings = GenerationConfig(max_new_tokens=12, do_sample=False, pad_token_id=tiny_lm.pad_id, eos_token_id=ends)
+    ends = sorted({free[0][3], free[2][6]})  # early in some rows, late or never in others
+    settings = GenerationConfig(
+        max_new_tokens=12, do_sample=False, pad_token_id=tiny_lm.pad_id, eos_token_id=ends
+    )
     output = tiny_lm.model.generate(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
     )
@@ -36,9 +40,13 @@ def test_rows_that_ended_leave_the_batch(tiny_lm) -> None:
     free = greedy_decode(tiny_lm.model, batch, end_ids=[], max_new_tokens=8)
     seen: list[list[int]] = []
     greedy_decode(
-        tiny_lm.model, batch, end_ids=[free[1][2]], max_new_tokens=8, on_rows=lambda rows: seen.append(list(rows))
+        tiny_lm.model,
+        batch,
+        end_ids=[free[1][2]],
+        max_new_tokens=8,
+        on_rows=lambda rows: seen.append(list(rows)),
     )
     assert seen[0] == [0, 1, 2, 3]
     assert 1 not in seen[3]
-    assert all(set(later) <= set(earlier) for earlier, later in zip(seen, seen[1:], strict=False))
+    assert all(set(later) <= set(earlier) for earlier, later in pairwise(seen))
     assert torch.is_grad_enabled()

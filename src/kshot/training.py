@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from kshot.batching import Batch, label_logits, pad_left
 from kshot.config import TrainingConfig
-from kshot.errors import ConfigError, MissingExtraError, reason_of
+from kshot.errors import ConfigError, MissingExtraError
 from kshot.language_model import LanguageModel
 from kshot.mixture import is_router_parameter, router_loss
 from kshot.prompts import TokenisedExample
@@ -72,6 +73,7 @@ def fit(
         raise ConfigError(
             f"expected rows and trainable parameters, got {len(rows)} rows and {len(trainable)} parameters"
         )
+    _check_logger(settings.report_to)
     started = time.monotonic()
     with TemporaryDirectory() as scratch:
         trainer = _trainer(lm, rows, settings, seed, checkpoints, scratch)
@@ -96,22 +98,21 @@ def _trainer(
     checkpoints: Path | None,
     scratch: str,
 ) -> "ResponseTrainer":
-    arguments = _arguments(settings, seed, str(checkpoints or scratch), keep=checkpoints is not None)
-    try:
-        return ResponseTrainer(
-            model=lm.model,
-            args=arguments,
-            train_dataset=[{"row": row, "input_ids": row.input_ids} for row in rows],
-            data_collator=_Collator(lm.pad_id),
-            optimizers=(torch.optim.AdamW(parameter_groups(lm.model, settings)), None),
-        )
-    except RuntimeError as error:
-        if settings.report_to not in str(error).lower():
-            raise
+    return ResponseTrainer(
+        model=lm.model,
+        args=_arguments(settings, seed, str(checkpoints or scratch), keep=checkpoints is not None),
+        train_dataset=[{"row": row, "input_ids": row.input_ids} for row in rows],
+        data_collator=_Collator(lm.pad_id),
+        optimizers=(torch.optim.AdamW(parameter_groups(lm.model, settings)), None),
+    )
+
+
+def _check_logger(report_to: str) -> None:
+    if report_to != "none" and find_spec(report_to) is None:
         raise MissingExtraError(
-            f"training.report_to expected the package of {settings.report_to!r}, got: {reason_of(error)}; "
-            f"pip install {settings.report_to}, or leave report_to out"
-        ) from error
+            f"training.report_to expected the package {report_to}, which is not installed: "
+            f"pip install {report_to}, or leave report_to out"
+        )
 
 
 def _last_whole(checkpoints: Path) -> str | None:

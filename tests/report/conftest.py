@@ -52,6 +52,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         losses: Sequence[float] = (2.5, 1.75, 1.25, 0.5),
         test: str | None = "test.jsonl",
         num_rationales: int = 6,
+        other: dict[str, float] | None = None,
     ) -> RunFolder:
         run = RunFolder(tmp_path / "run")
         task = TaskConfig(
@@ -79,7 +80,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                     result = TrainingResult(list(losses), 11, 4321, 98765, 61.25)
                     write_json(folder / TRAINING, asdict(result))
         if "eval" in parts:
-            write_evaluation(run, hits, n, text)
+            write_evaluation(run, hits, n, text, other or {})
         return run
 
     return make
@@ -95,7 +96,6 @@ def write_experts(run: RunFolder, num_rationales: int = 6) -> None:
             n=8,
             num_rationales=num_rationales,
             num_tokens=90,
-            seconds=1.0,
             shot_nll=(0.5,) * 8,
             shot_correct=(True,) * 8,
         )
@@ -107,7 +107,7 @@ def write_experts(run: RunFolder, num_rationales: int = 6) -> None:
     similarity = Similarity(tuple(NAMES), matrix)
     selection = select_experts(scores, similarity, num_experts=2, num_candidates=4)
     with run.stage("experts", "hash") as folder:
-        write_json(folder / SCORES, [asdict(score) | {"seconds": None} for score in scores])
+        write_json(folder / SCORES, [asdict(score) for score in scores])
         write_json(folder / SIMILARITY, {"names": similarity.names, "matrix": similarity.matrix.tolist()})
         write_json(folder / SELECTION, selection.to_json())
 
@@ -133,17 +133,19 @@ def write_data(run: RunFolder, text: str, budget: int) -> None:
         write_json(folder / DATA_SUMMARY, summary)
 
 
-def write_arm(run: RunFolder, arm: str, hits: int, n: int, text: str) -> None:
+def write_arm(run: RunFolder, arm: str, hits: int, n: int, text: str, other: dict[str, float]) -> None:
     predictions = [Prediction(f"test-{i}", f"{arm} says {text}", str(i), i < hits) for i in range(n)]
     estimate = mean_and_stderr([one.correct for one in predictions])
     stderr = estimate.stderr if n > 1 else None
-    result = EvaluationResult(estimate.mean, stderr, n, tuple(predictions))
+    result = EvaluationResult(estimate.mean, stderr, n, tuple(predictions), other)
     with run.stage(f"eval/{arm}", "hash") as folder:
         rows = [one.to_row() for one in result.predictions]
         write_json(folder / PREDICTIONS, {"summary": result.summary(), "predictions": rows})
 
 
-def write_evaluation(run: RunFolder, hits: dict[str, int], n: int, text: str) -> None:
+def write_evaluation(
+    run: RunFolder, hits: dict[str, int], n: int, text: str, other: dict[str, float]
+) -> None:
     for arm in ARMS:
-        write_arm(run, arm, hits[arm], n, text)
+        write_arm(run, arm, hits[arm], n, text, other)
     write_results(run)

@@ -30,6 +30,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         self._code = tag in ("script", "style")
+        self.pieces.append(" " if tag in ("td", "th", "dt", "dd") else "")
 
     def handle_endtag(self, tag: str) -> None:
         self._code = False
@@ -58,9 +59,9 @@ def test_golden_numbers_land_in_the_page(make_run: MakeRun) -> None:
         "It worked: the tuned mixture answers 80.0 ± 6.4 % of 40 test rows right, "
         "the base model 20.0 ± 6.4 %: 60.0 ± 7.8 points more, p < 0.001." in text
     )
-    assert "best single expert (by the shots) 30.0 ± 7.3 % 40 +50.0 ± 8.0 < 0.001" in text
+    assert "best single expert (by the shots) 30.0 ± 7.3 % +50.0 ± 8.0 < 0.001 40" in text
     assert "Of 40 test rows, 8 are answered right by all arms, 8 wrong by all, and 24 are mixed." in text
-    assert "1 arithmetic expert, best single 75.0 % 2.125 0.5 1 1 2" in text
+    assert "1 arithmetic expert, best single 75.0 % 2.125 0.5000 1 1 2" in text
     assert "out of 6 adapters: sum of ranks" in text
     assert "mixture 11 4 2.500 0.500 4,321 98,765 1 min 1 s" in text
     assert "3 rows of 3,456 were kept. 3 rows were not allowed, 1 row dropped" in text
@@ -68,6 +69,7 @@ def test_golden_numbers_land_in_the_page(make_run: MakeRun) -> None:
     assert "0.912 shot-2 open-maths What is 2 + 3? row 0 → answer 0" in text
     assert "pool-7 asks the same as shot shot-1" in text
     assert "pool-5 near-copy of pool-0, cosine 0.988" in text
+    assert "of computing: scoring the adapters 0 s, selecting rows 0 s, tuning the best" in text
     assert "packages.torch 2.13.0" in text
     assert "num_candidates: 8" in text
     assert "tuned_mixture says What is 2 + 3?" in text
@@ -153,7 +155,7 @@ def test_run_without_budget_test_rows_and_rationales(make_run: MakeRun) -> None:
 def test_interrupted_evaluation_counts_the_arms(make_run: MakeRun) -> None:
     run = make_run()
     run.path("eval", "results.json").unlink()
-    assert "not all answered yet (5 arms are done)" in _page(run).text
+    assert "Not every arm is tested yet (so far: base, best_single, best_single_tuned," in _page(run).text
 
 
 @pytest.mark.parametrize("change", ["accuracy", "rows"])
@@ -180,6 +182,13 @@ def test_one_test_row_has_no_standard_error(make_run: MakeRun) -> None:
     )
 
 
+def test_multiple_choice_shows_every_rule(make_run: MakeRun) -> None:
+    page = _page(make_run(other={"acc": 0.625, "acc_norm": 0.75, "acc_tokens": 0.5}))
+    assert "acc acc_norm acc_tokens" in page.text
+    assert "< 0.001 40 62.5 % 75.0 % 50.0 %" in page.text
+    assert "accuracy is acc_norm" in page.text
+
+
 def test_infinite_perplexity_and_line_separators(make_run: MakeRun) -> None:
     run = make_run(text="first\u2028second")
     path = run.path("experts", SELECTION)
@@ -187,7 +196,7 @@ def test_infinite_perplexity_and_line_separators(make_run: MakeRun) -> None:
     selection["ranking"][-1]["reasoning_ppl"] = None
     path.write_text(json.dumps(selection))
     text = _page(run).text
-    assert "0.125 ∞" in text.replace("12.5 %", "0.125")
+    assert "12.5 % ∞" in text
     assert "first second" in text
 
 
@@ -199,13 +208,18 @@ def test_empty_folder_is_refused(make_run: MakeRun) -> None:
     ):
         write_report(run)
     run.path(CONFIG).write_text("just text")
-    with pytest.raises(RunFolderError, match="it holds no settings"):
+    with pytest.raises(RunFolderError, match=r"config\.yaml: expected what 'kshot run' writes"):
         write_report(run)
 
 
 @pytest.mark.parametrize(
     ("file", "text", "problem"),
     [
+        (
+            CONFIG,
+            "name: x",
+            r"config\.yaml: expected the key 'base_model', found none; run 'kshot run' again",
+        ),
         (f"experts/{SCORES}", "[{}]", r"experts: expected the key 'n', found none"),
         (f"experts/{SELECTION}", "[]", r"experts: expected what 'kshot run' writes, got something else"),
         (f"data/{SELECTED}", "{broken\n", r"selected\.jsonl: expected what 'kshot run' writes"),

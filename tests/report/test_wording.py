@@ -4,6 +4,8 @@ import pytest
 
 from kshot.report import wording
 
+GLUE = "\N{NO-BREAK SPACE}"
+
 
 @pytest.mark.parametrize(
     ("got", "want"),
@@ -11,15 +13,19 @@ from kshot.report import wording
         (wording.percent(0.62, 0.0344), "62.0 ± 3.4 %"),
         (wording.percent(1.0), "100.0 %"),
         (wording.points(0.31, 0.041), "31.0 ± 4.1 points"),
-        (wording.signed_points(-0.031), "−3.1"),
-        (wording.signed_points(0.0), "+0.0"),
-        (wording.p_value(0.0341), "= 0.034"),
-        (wording.p_value(0.00099), "< 0.001"),
-        (wording.p_value(1.0), "= 1"),
-        (wording.p_value(None), "unknown"),
+        (wording.signed(-0.031, 0.02), "−3.1 ± 2.0"),
+        (wording.signed(0.0), "0.0"),
+        (wording.signed(0.031), "+3.1"),
+        (wording.p_value(0.0341), "p = 0.034"),
+        (wording.p_value(0.00099), "p < 0.001"),
+        (wording.p_number(0.00099), "< 0.001"),
+        (wording.p_number(1.0), "1"),
+        (wording.p_number(None), "?"),
         (wording.number(2.12345), "2.123"),
         (wording.number(-1.5), "−1.5"),
-        (wording.number(None), "∞"),
+        (wording.significant(4.5), "4.500"),
+        (wording.significant(1e30), "1.000e+30"),
+        (wording.significant(None), "∞"),
         (wording.plural(1, "row"), "1 row"),
         (wording.plural(1200, "row"), "1,200 rows"),
         (wording.plural(2, "copy", "copies"), "2 copies"),
@@ -32,4 +38,8 @@ from kshot.report import wording
     ],
 )
 def test_golden(got: object, want: object) -> None:
-    assert got == want
+    assert (got.replace(GLUE, " ") if isinstance(got, str) else got) == want
+
+
+def test_number_error_and_unit_stay_on_one_line() -> None:
+    assert " " not in wording.percent(0.62, 0.03) + wording.points(0.62, 0.03) + wording.p_value(0.02)

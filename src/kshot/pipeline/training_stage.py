@@ -46,7 +46,7 @@ def run_training(inputs: Inputs, run: RunFolder, stage: Stage, folder: Path) -> 
                 lm, rows, task.training, seed=task.seed, checkpoints=checkpoints, callbacks=[_Steps(advance)]
             )
         lm.model.peft_config["default"].base_model_name_or_path = task.base_model  # type: ignore[index, union-attr]
-        lm.model.save_pretrained(folder / ADAPTER)  # type: ignore[operator]
+        lm.model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)  # type: ignore[operator]
     write_json(folder / TRAINING, asdict(result) | {"seconds": round(result.seconds, 1)})
     write_text(folder / ADAPTER / "README.md", mixture_card(task, list(experts), inputs.bank))
 

@@ -9,7 +9,7 @@ from random import Random
 
 from kshot.errors import ConfigError
 from kshot.examples import Example
-from kshot.procedural.steps import multiply_steps, state, sum_steps
+from kshot.procedural.steps import multiply_steps, sum_steps
 
 ITEMS = {  # singular with its article -> plural
     "an apple": "apples", "a book": "books", "a bottle": "bottles", "a brush": "brushes", "a cake": "cakes",
@@ -25,9 +25,8 @@ NAMES = (
     "Kofi", "Lena", "Maria", "Nina", "Omar", "Paul", "Rosa", "Sam", "Tara", "Yuki",
 )  # fmt: skip
 SHOPS = ("corner shop", "market", "mall", "fair", "school shop", "supermarket", "gift shop", "village store")
-NOTES = (20, 50, 100, 200, 500, 1000)
 
-TOTAL_TEMPLATES = (
+TEMPLATES = (
     "{Costs}. How much do {bought} cost in total?",
     "{name} buys {each}. How much does {name} pay in total?",
     "At the {shop}, {costs}. {name} wants {bought}. How much will that be?",
@@ -36,11 +35,6 @@ TOTAL_TEMPLATES = (
     "The {shop} sells {sold}. {name} takes {bought}. How much is the bill?",
     "{name} ordered {each} from the {shop}. How much did the order cost?",
     "{name}'s shopping list says {bought}. {Costs}. How much money will {name} spend?",
-)
-CHANGE_TEMPLATES = (
-    "{name} buys {each} and pays with {note} dollars. How much change does {name} get back?",
-    "{Costs}. {name} has {note} dollars and buys {bought}. How much money is left?",
-    "At the {shop}, {costs}. How much change is there from {note} dollars after buying {bought}?",
 )
 
 
@@ -79,22 +73,15 @@ def draw_shopping(*, size: int, seed: int) -> list[Example]:
 
 
 def _draw(rng: Random, row_id: str) -> Example:
-    items = rng.sample(list(ITEMS), k=rng.choices((2, 3), weights=(3, 1))[0])
+    items = rng.sample(list(ITEMS), k=2)
     purchases = [_Purchase(item, rng.randint(2, 9), _price(rng)) for item in items]
     costs = [purchase.count * purchase.price for purchase in purchases]
     steps = [step for purchase in purchases for step in multiply_steps(purchase.count, purchase.price)]
     steps += sum_steps(costs)
-    total = answer = sum(costs)
-    note = next(note for note in NOTES if note > total)
-    template = rng.choice(TOTAL_TEMPLATES)
-    if rng.random() < 0.25:
-        template = rng.choice(CHANGE_TEMPLATES)
-        steps.append(state(note, "-", total))
-        answer = note - total
     return Example(
-        instruction=_fill(template, purchases, note, rng),
-        output=f"The answer is {answer}.",
-        answer=str(answer),
+        instruction=_fill(rng.choice(TEMPLATES), purchases, rng),
+        output=f"The answer is {sum(costs)}.",
+        answer=str(sum(costs)),
         rationale=" ".join(steps),
         id=row_id,
     )
@@ -105,12 +92,11 @@ def _price(rng: Random) -> int:
     return rng.choice((10, 20, 30)) if rng.random() < 0.1 else rng.randint(2, 9)
 
 
-def _fill(template: str, purchases: Sequence[_Purchase], note: int, rng: Random) -> str:
+def _fill(template: str, purchases: Sequence[_Purchase], rng: Random) -> str:
     costs = _list([f"{one.item} costs {one.price} dollars" for one in purchases])
     return template.format(
         name=rng.choice(NAMES),
         shop=rng.choice(SHOPS),
-        note=note,
         costs=costs,
         Costs=costs[0].upper() + costs[1:],
         bought=_list([one.bought for one in purchases]),

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 Outcome = Literal["all right", "all wrong", "mixed"]
@@ -203,18 +202,24 @@ class Evaluation:
         return [row.answers[place].correct for row in self.rows]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Contents:
     """Everything a run folder holds; a part that is not there says why and what makes it.
 
     Attributes:
-        settings: The resolved task file.
-        config: The same as text.
+        name: Of the task.
+        base_model: As in the task file.
+        seed: Of the run.
+        similarity: How adapters were compared, `delta` or `paper`.
+        config: The resolved task file.
         environment: What the run ran on.
         seconds: Wall time of each finished stage.
     """
 
-    settings: Mapping[str, Any]
+    name: str
+    base_model: str
+    seed: int
+    similarity: str
     config: str
     environment: Mapping[str, Any]
     seconds: Mapping[str, float]
@@ -222,11 +227,6 @@ class Contents:
     data: SelectedData | Missing
     training: tuple[Training, ...] | Missing
     evaluation: Evaluation | Missing
-
-    @cached_property
-    def name(self) -> str:
-        """Of the task."""
-        return str(self.settings.get("name", "run"))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -69,13 +69,20 @@ def _similarity(selection: Selection) -> Markup:
         "ygap": 1,
         "hoverongaps": False,
         "hovertemplate": "%{y} and %{x}<br>cosine %{z:.3f}<extra></extra>",
-        "colorbar": {"thickness": 12, "title": {"text": "cosine", "side": "right"}},
+        "colorbar": {
+            "orientation": "h",  # below, since a phone has no room beside
+            "thickness": 10,
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+        },
     }
-    axis = {"tickfont": {"size": 11}, "automargin": True, "showgrid": False, "dtick": 1}
+    ranks = [str(rank) for rank in range(1, len(names) + 1)]  # names beside the rows alone: phones are narrow
+    axis = {"type": "category", "tickfont": {"size": 10}, "automargin": True, "showgrid": False}
     layout = {
-        "xaxis": axis | {"tickangle": -90},
-        "yaxis": axis | {"autorange": "reversed"},
-        "height": 170 + 18 * len(names),
+        "xaxis": axis | {"tickvals": labels, "ticktext": ranks, "tickangle": 0},
+        "yaxis": axis | {"autorange": "reversed", "dtick": 1},
+        "height": 125 + 18 * len(names),
     }
     return _draw("similarity-figure", [trace], layout)
 

@@ -57,19 +57,21 @@ def read_contents(run: RunFolder) -> Contents:
     try:
         text = config.read_text(encoding="utf-8")
         settings = yaml.safe_load(text)
-        if not isinstance(settings, dict):
-            raise ValueError("it holds no settings")
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RunFolderError(f"expected {config}, cannot read it: {error}; run 'kshot run' first") from error
+    with _parsing(config):
+        named = {key: settings[key] for key in ("name", "base_model", "seed")}
+        similarity, has_test = settings["experts"]["similarity"], bool(settings["test"])
     return Contents(
-        settings=settings,
+        **named,
+        similarity=similarity,
         config=text,
         environment=run.read_json(ENVIRONMENT) if run.path(ENVIRONMENT).is_file() else {},
         seconds=_read_seconds(run),
         selection=_read_selection(run),
         data=_read_data(run),
         training=_read_training(run),
-        evaluation=_read_evaluation(run, has_test=bool(settings.get("test"))),
+        evaluation=_read_evaluation(run, has_test=has_test),
     )
 
 
@@ -80,12 +82,12 @@ def _parsing(path: Path) -> Iterator[None]:
         yield
     except KeyError as error:
         raise RunFolderError(
-            f"{path}: expected the key {error}, found none; remove its folder and run 'kshot run' again"
+            f"{path}: expected the key {error}, found none; run 'kshot run' again in a new folder"
         ) from error
     except (TypeError, ValueError, AttributeError) as error:
         raise RunFolderError(
             f"{path}: expected what 'kshot run' writes, got something else ({error}); "
-            "remove its folder and run 'kshot run' again"
+            "run 'kshot run' again in a new folder"
         ) from error
 
 
@@ -94,13 +96,14 @@ def _missing(run: RunFolder, reason: str, command: str) -> Missing:
 
 
 def _read_seconds(run: RunFolder) -> dict[str, float]:
-    marks = [run.path(stage, MARK) for stage in STAGES if run.path(stage, MARK).is_file()]
-    marks += sorted(run.root.glob(f"eval/*/{MARK}"))
-    seconds = {}
-    for mark in marks:
-        parts = mark.relative_to(run.root).parts
-        with _parsing(mark):
-            seconds["/".join(parts[:-1])] = float(run.read_json(*parts)["seconds"])
+    """Return the wall time of each finished stage; the arms of `eval` count together."""
+    seconds: dict[str, float] = {}
+    for stage in STAGES:
+        for mark in [run.path(stage, MARK), *sorted(run.path(stage).glob(f"*/{MARK}"))]:
+            if mark.is_file():
+                with _parsing(mark):
+                    took = float(run.read_json(*mark.relative_to(run.root).parts)["seconds"])
+                seconds[stage] = seconds.get(stage, 0.0) + took
     return seconds
 
 
@@ -171,12 +174,13 @@ def _read_training(run: RunFolder) -> tuple[Training, ...] | Missing:
 def _read_evaluation(run: RunFolder, *, has_test: bool) -> Evaluation | Missing:
     path = run.path("eval", RESULTS)
     if not path.is_file():
-        tested = len(list(run.root.glob(f"eval/*/{PREDICTIONS}")))
+        tested = [file.parent.name for file in sorted(run.root.glob(f"eval/*/{PREDICTIONS}"))]
+        so_far = ", ".join(tested) or "no arm"
         if not has_test:
             return _missing(
                 run, "The task file names no test rows, so nothing is measured: add 'test'", "eval"
             )
-        return _missing(run, f"The test rows are not all answered yet ({tested} arms are done)", "eval")
+        return _missing(run, f"Not every arm is tested yet (so far: {so_far})", "eval")
     table = run.read_json("eval", RESULTS)
     with _parsing(path):
         arms = tuple(

@@ -13,12 +13,19 @@ from kshot.report.contents import OUTCOMES, TUNED_MIXTURE, Contents, Missing
 from kshot.report.figures import PLOTLY_INSTALLED, draw_figures
 from kshot.report.read import read_contents
 from kshot.report.verdict import judge
-from kshot.run_folder import REPORT, RunFolder
+from kshot.run_folder import REPORT, RunFolder, Stage
 
 ROWS_SHOWN = 200  # of the test answers, and of the selected rows
 LEFT_OUT_SHOWN = 20  # avoided rows, and near-copies
 GROUPS_SHOWN = 5
 TEXT_LENGTH = 240  # characters of a request, response or answer
+_STAGE_TITLES: Mapping[Stage, str] = {
+    "experts": "scoring the adapters",
+    "data": "selecting rows",
+    "single": "tuning the best single expert",
+    "expert": "tuning the mixture",
+    "eval": "testing",
+}
 
 
 def write_report(run: RunFolder) -> Path:
@@ -54,6 +61,7 @@ def render_page(contents: Contents, *, plotly_installed: bool = PLOTLY_INSTALLED
             verdict=judge(evaluation) if evaluation else None,
             outcomes=_count_outcomes(contents),
             avoided=_count_reasons(contents),
+            stage_titles=_STAGE_TITLES,
             tuned_mixture=TUNED_MIXTURE,
             rows_shown=ROWS_SHOWN,
             left_out_shown=LEFT_OUT_SHOWN,
@@ -72,10 +80,10 @@ def _template_environment() -> Environment:
     )
     environment.filters |= {
         "percent": wording.percent,
-        "points": wording.points,
-        "signed_points": wording.signed_points,
-        "p_value": wording.p_value,
+        "signed": wording.signed,
+        "p_number": wording.p_number,
         "number": wording.number,
+        "significant": wording.significant,
         "plural": wording.plural,
         "duration": wording.duration,
         "flat": wording.flat,

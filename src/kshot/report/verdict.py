@@ -61,7 +61,7 @@ class Comparison:
         rows = f"it alone is right on {plural(self.wins, 'row')}, the other alone on {self.losses}"
         return (
             f"Against {_NAMES.get(self.arm.key, self.arm.title)} ({_accuracy(self.arm)}): "
-            f"{_RELATIONS[self.relation]}, {_difference(self)} (p {p_value(self.arm.p_value)}; {rows})."
+            f"{_RELATIONS[self.relation]}, {_difference(self)} ({p_value(self.arm.p_value)}; {rows})."
         )
 
 
@@ -92,7 +92,7 @@ def judge(evaluation: Evaluation) -> Verdict:
     if "base" in comparisons:
         base = comparisons["base"]
         headline += (
-            f", the base model {_accuracy(base.arm)}: {_difference(base)}, p {p_value(base.arm.p_value)}"
+            f", the base model {_accuracy(base.arm)}: {_difference(base)}, {p_value(base.arm.p_value)}"
         )
     return Verdict(tone, lead, f"{headline}.", comparisons)
 

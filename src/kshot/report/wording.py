@@ -3,37 +3,49 @@
 from collections.abc import Mapping
 
 _MINUS = "\N{MINUS SIGN}"
+_GLUE = "\N{NO-BREAK SPACE}"  # keeps a number, its error and its unit on one line
 
 
 def percent(value: float, stderr: float | None = None) -> str:
     """Return a share with its standard error: `62.0 ± 3.4 %`."""
-    return f"{_plus_minus(value, stderr)} %"
+    return f"{_plus_minus(value, stderr)}{_GLUE}%"
 
 
 def points(value: float, stderr: float | None = None) -> str:
     """Return a difference of two shares: `31.0 ± 4.1 points`."""
-    return f"{_plus_minus(value, stderr)} points"
+    return f"{_plus_minus(value, stderr)}{_GLUE}points"
 
 
 def _plus_minus(value: float, stderr: float | None) -> str:
-    return f"{100 * value:.1f}" + ("" if stderr is None else f" ± {100 * stderr:.1f}")
+    return f"{100 * value:.1f}" + ("" if stderr is None else f"{_GLUE}±{_GLUE}{100 * stderr:.1f}")
 
 
-def signed_points(value: float) -> str:
-    """Return a difference of two shares with its sign, in points."""
-    return f"{100 * value:+.1f}".replace("-", _MINUS)
+def signed(value: float, stderr: float | None = None) -> str:
+    """Return a difference of two shares with its sign, in points: `+31.0 ± 4.1`."""
+    return ("+" if value > 0 else "") + _plus_minus(value, stderr).replace("-", _MINUS)
 
 
 def p_value(value: float | None) -> str:
-    """Return a p-value as `= 0.034`; what is smaller than 0.001 says no more than that."""
+    """Return `p = 0.034`."""
+    shown = p_number(value)
+    return f"p{_GLUE}{shown}" if shown.startswith("<") else f"p{_GLUE}={_GLUE}{shown}"
+
+
+def p_number(value: float | None) -> str:
+    """Return a p-value to two digits; what is smaller than 0.001 says no more than that."""
     if value is None:
-        return "unknown"
-    return "< 0.001" if value < 0.001 else f"= {value:.2g}"
+        return "?"
+    return f"<{_GLUE}0.001" if value < 0.001 else f"{value:.2g}"
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """Return a number with a few significant digits; None is infinite."""
-    return "∞" if value is None else f"{value:.{digits}g}".replace("-", _MINUS)
+def number(value: float) -> str:
+    """Return a number with at most four digits that count: `4.5`, `12`."""
+    return f"{value:.4g}".replace("-", _MINUS)
+
+
+def significant(value: float | None) -> str:
+    """Return a number with just four digits that count: `4.500`, `12.00`; None is infinite."""
+    return "∞" if value is None else f"{value:#.4g}".replace("-", _MINUS)
 
 
 def plural(count: int, noun: str, many: str | None = None) -> str:
@@ -44,10 +56,10 @@ def plural(count: int, noun: str, many: str | None = None) -> str:
 def duration(seconds: float) -> str:
     """Return `48 s`, `3 min 20 s` or `2 h 5 min`."""
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    minutes = whole // 60
+    if minutes >= 60:
+        return f"{minutes // 60}{_GLUE}h {minutes % 60}{_GLUE}min"
+    return f"{minutes}{_GLUE}min {whole % 60}{_GLUE}s" if minutes else f"{whole}{_GLUE}s"
 
 
 def clip(text: str, length: int) -> str:
