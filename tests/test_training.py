@@ -137,7 +137,7 @@ class Stop(TrainerCallback):
             raise InterruptedError
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 5])
+@pytest.mark.parametrize("step", [1, 3, 4])
 def test_roundtrip_of_a_stopped_run(
     mixture_lm: Any, rows: list[TokenisedExample], tmp_path: Path, step: int
 ) -> None:
@@ -170,7 +170,7 @@ def test_a_finished_run_is_not_repeated(
     assert_equal(trainable(lms[0]), trainable(lms[1]))
 
 
-@pytest.mark.parametrize("state", [None, "", '{"epoch": 1'])
+@pytest.mark.parametrize("state", [None, '{"epoch": 1'])
 def test_a_half_written_checkpoint_is_passed_over(
     mixture_lm: Any, rows: list[TokenisedExample], tmp_path: Path, state: str | None
 ) -> None:

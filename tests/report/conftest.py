@@ -134,7 +134,9 @@ def write_data(run: RunFolder, text: str, budget: int) -> None:
 
 
 def write_arm(run: RunFolder, arm: str, hits: int, n: int, text: str, other: dict[str, float]) -> None:
-    predictions = [Prediction(f"test-{i}", f"{arm} says {text}", str(i), i < hits) for i in range(n)]
+    predictions = [
+        Prediction(f"test-{i}", f"question {i}", f"{arm} says {text}", str(i), i < hits) for i in range(n)
+    ]
     estimate = mean_and_stderr([one.correct for one in predictions])
     stderr = estimate.stderr if n > 1 else None
     result = EvaluationResult(estimate.mean, stderr, n, tuple(predictions), other)

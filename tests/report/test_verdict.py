@@ -27,7 +27,7 @@ def _evaluation(right: dict[str, list[bool]]) -> Evaluation:
         for key, rows in right.items()
     ]
     answers = zip(*right.values(), strict=True)
-    rows = [TestRow(str(i), "", tuple(Answer("", one) for one in row)) for i, row in enumerate(answers)]
+    rows = [TestRow(str(i), "", "", tuple(Answer("", one) for one in row)) for i, row in enumerate(answers)]
     return Evaluation(tuple(arms), tuple(rows))
 
 

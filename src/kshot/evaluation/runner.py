@@ -24,6 +24,7 @@ class Prediction:
 
     Attributes:
         id: Of the example.
+        request: What was asked.
         prediction: The generated text, or the choice taken.
         gold: What was right.
         correct: Whether it counts, by the task's scorer.
@@ -31,6 +32,7 @@ class Prediction:
     """
 
     id: str
+    request: str
     prediction: str
     gold: str
     correct: bool
@@ -105,8 +107,8 @@ def evaluate(
         prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress, on_rows=on_rows
     )
     predictions = [
-        Prediction(example.id, answer, example.gold, judge(answer, example))
-        for example, answer in zip(examples, answers, strict=True)
+        Prediction(example.id, prompt, answer, example.gold, judge(answer, example))
+        for example, prompt, answer in zip(examples, prompts, answers, strict=True)
     ]
     return _result(predictions)
 
@@ -136,7 +138,8 @@ def _by_likelihood(
         hits.append({rule: choice == label for rule, choice in rules.items()})
         details = {"nll": [round(value, 5) for value in sums_C], **rules}
         chosen, gold = choices[taken.by_characters], choices[label]
-        predictions.append(Prediction(example.id, chosen, gold, taken.by_characters == label, details))
+        right = taken.by_characters == label
+        predictions.append(Prediction(example.id, prompt_of(example, "cloze"), chosen, gold, right, details))
     return _result(predictions, {rule: float(np.mean([hit[rule] for hit in hits])) for rule in hits[0]})
 
 

@@ -174,11 +174,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class TestRow:
-    """One test row: what was right, and the answer of each arm in the order of the table."""
+    """One test row: what was asked, what was right, and the answer of each arm in the table's order."""
 
     __test__ = False  # no test class, whatever pytest thinks of the name
 
     id: str
+    request: str
     gold: str
     answers: tuple[Answer, ...]
 

@@ -191,7 +191,7 @@ def _read_evaluation(run: RunFolder, *, has_test: bool) -> Evaluation | Missing:
             raise ValueError(f"no arm {TUNED_MIXTURE}")
     found = [run.read_json("eval", arm.key, PREDICTIONS) for arm in arms]
     with _parsing(path.parent):
-        answered = [[(row["id"], row["gold"]) for row in one["predictions"]] for one in found]
+        answered = [[(row["id"], row["request"], row["gold"]) for row in one["predictions"]] for one in found]
         if any(one != answered[0] for one in answered) or any(
             (arm.accuracy, arm.n) != (one["summary"]["accuracy"], one["summary"]["n"])
             for arm, one in zip(arms, found, strict=True)
