@@ -106,6 +106,4 @@ def _is_full(error: Exception) -> bool:
 
 def _unwritable(target: Path, error: OSError) -> RunFolderError:
     reason = "a part of its path is a file" if isinstance(error, FileExistsError) else error.strerror or error
-    return RunFolderError(
-        f"cannot write {target}: {reason}; free space or choose a folder you can write to"
-    )
+    return RunFolderError(f"cannot write {target}: {reason}; free space or choose a folder you can write to")

@@ -51,6 +51,9 @@ class DataConfig(Section):
         description="rows selected; 500 to 1,000 for questions (paper); 0 trains on shots alone",
     )
     threshold: float = Field(default=0.9, gt=0, le=1, description="largest cosine of two kept rows (paper)")
+    require_rationale: bool = Field(
+        False, description="keep rows with a rationale alone: rows without one teach to skip it (docs/log.md)"
+    )
     strategy: Literal["max", "centroid", "round_robin"] = Field(
         default="max", description="relevance of a row to the shots"
     )

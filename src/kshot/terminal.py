@@ -82,7 +82,8 @@ def data_table(summary: Mapping[str, Any]) -> Table:
     table = Table("source", "rows kept", title=f"{summary['selected']} of {summary['pool_rows']} open rows")
     for source, count in summary["sources"].items():
         table.add_row(source, str(count))
-    table.caption = f"{len(summary['avoided'])} rows kept out, {len(summary['dropped'])} near-copies dropped"
+    kept_out = len(summary["avoided"]) + summary.get("without_rationale", 0)
+    table.caption = f"{kept_out} rows kept out, {len(summary['dropped'])} near-copies dropped"
     return table
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from kshot.atomic import write_json, write_text
-from kshot.corpus import DataSelection, SentenceEncoder, rows_to_avoid, select_data, text_of
+from kshot.corpus import DataSelection, SentenceEncoder, select_data, text_of
 from kshot.examples import Example
 from kshot.model_source import resolve_model
-from kshot.pipeline.inputs import Inputs
+from kshot.pipeline.inputs import NO_RATIONALE, Inputs
 from kshot.prompts import form_of
 from kshot.run_folder import DATA_SUMMARY, SELECTED, digest
 
@@ -46,7 +46,7 @@ def run_data(inputs: Inputs, folder: Path) -> None:
     encoder = SentenceEncoder(str(resolve_model(inputs.task.data.encoder)))
     pool_ND = _embed(encoder, inputs.pool.examples, inputs)
     shots_KD = encoder.encode([text_of(shot) for shot in inputs.shots])
-    avoided = rows_to_avoid(inputs.pool, inputs.shots, inputs.test)
+    avoided = inputs.rows_to_avoid()
     selection = _select_short_enough(inputs, pool_ND, shots_KD, avoided)
     rows = [_row(inputs, selection, place) for place in range(len(selection.indices))]
     write_text(folder / SELECTED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -118,11 +118,15 @@ def _summary(inputs: Inputs, selection: DataSelection, avoided: dict[int, str]) 
         }
         for drop in selection.dropped
     ]
+    named = {
+        pool.examples[index].id: reason for index, reason in sorted(avoided.items()) if reason != NO_RATIONALE
+    }
     return {
         "pool_rows": len(pool),
         "duplicates_skipped": sum(skipped.count for skipped in pool.skipped),
         "selected": len(selection.indices),
-        "avoided": {pool.examples[index].id: reason for index, reason in sorted(avoided.items())},
+        "without_rationale": sum(reason == NO_RATIONALE for reason in avoided.values()),
+        "avoided": named,
         "dropped": copies,
         "sources": dict(Counter(pool.sources[int(index)] for index in selection.indices).most_common()),
     }

@@ -16,6 +16,8 @@ from kshot.mixture import check_fits
 from kshot.progress import Progress
 from kshot.run_folder import digest, digest_file
 
+NO_RATIONALE = "no rationale"
+
 
 @dataclass
 class Inputs:
@@ -63,12 +65,20 @@ class Inputs:
             ConfigError: The pool has fewer rows than `data.budget`.
         """
         budget = self.task.data.budget
-        usable = len(self.pool) - len(rows_to_avoid(self.pool, self.shots, self.test)) if budget else 0
+        usable = len(self.pool) - len(self.rows_to_avoid()) if budget else 0
         if budget > usable:
             raise ConfigError(
-                f"data.budget must be in [0, {usable}], the pool rows that are no shot and no test row, "
+                f"data.budget must be in [0, {usable}], the pool rows that may be picked, "
                 f"got {budget}: lower data.budget or enlarge the pool"
             )
+
+    def rows_to_avoid(self) -> dict[int, str]:
+        """Return pool rows that must not be picked, each with the reason."""
+        avoided = rows_to_avoid(self.pool, self.shots, self.test)
+        if self.task.data.require_rationale:
+            bare = [index for index, row in enumerate(self.pool.examples) if not row.rationale]
+            avoided = dict.fromkeys(bare, NO_RATIONALE) | avoided
+        return avoided
 
     @cached_property
     def base_digest(self) -> str:
