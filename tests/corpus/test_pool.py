@@ -111,3 +111,10 @@ def test_an_empty_question_matches_nothing() -> None:
 
 def test_rows_to_avoid_of_nothing_is_empty() -> None:
     assert rows_to_avoid(_pool(Example("a", "b")), [], []) == {}
+
+
+def test_without_leaves_the_other_rows_in_order() -> None:
+    pool = Pool(tuple(Example(text, text) for text in "abcd"), ("x", "y", "z", "x"))
+    rest = pool.without({1, 3})
+    assert [example.instruction for example in rest.examples] == ["a", "c"]
+    assert rest.sources == ("x", "z")

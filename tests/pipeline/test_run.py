@@ -206,6 +206,9 @@ def _broken(folder: Path, kind: str) -> str:
     if kind == "pickle only":
         (bank / "cc" / "adapter_model.safetensors").rename(bank / "cc" / "adapter_model.bin")
         return "never unpickled"
+    if kind == "no rationale in the pool":
+        _change(folder, data__require_rationale=True)
+        return "data.budget must be in [0, 0]"
     assert kind == "budget above pool"
     _change(folder, data__budget=1000)
     return "data.budget must be in"
@@ -223,6 +226,7 @@ def _broken(folder: Path, kind: str) -> str:
         "truncated safetensors",
         "pickle only",
         "budget above pool",
+        "no rationale in the pool",
     ],
 )
 def test_bad_input_is_one_line_and_leaves_earlier_output(

@@ -183,10 +183,11 @@ def _record(before: float, after: float, split: Split, result: TrainingResult) -
 
 
 def _digest(recipe: BankRecipe, adapter: AdapterRecipe) -> str:
-    shared = recipe.model_dump(mode="json", exclude={"adapters", "name"})
-    for without_effect in ("rationales", "report_to"):
-        del shared["training"][without_effect]
-    text = json.dumps([shared, adapter.model_dump(mode="json")], sort_keys=True)
+    """Hash what the weights depend on; defaults do not count, so that a new setting changes nothing."""
+    shared = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"adapters", "name"})
+    for without_effect in ("rationales", "report_to", "shot_repeats"):
+        shared.get("training", {}).pop(without_effect, None)
+    text = json.dumps([shared, adapter.model_dump(mode="json", exclude_defaults=True)], sort_keys=True)
     return sha256(text.encode()).hexdigest()
 
 

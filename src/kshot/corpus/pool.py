@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,15 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def without(self, rows: Collection[int]) -> "Pool":
+        """Return the pool without some rows; the others keep their order and move up."""
+        kept = [index for index in range(len(self)) if index not in rows]
+        return Pool(
+            tuple(self.examples[index] for index in kept),
+            tuple(self.sources[index] for index in kept),
+            self.skipped,
+        )
 
 
 def read_pool(sources: Sequence[str]) -> Pool:

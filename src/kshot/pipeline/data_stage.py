@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kshot.atomic import write_json, write_text
-from kshot.corpus import DataSelection, SentenceEncoder, select_data, text_of
+from kshot.corpus import DataSelection, Pool, SentenceEncoder, select_data, text_of
 from kshot.examples import Example
 from kshot.model_source import resolve_model
 from kshot.pipeline.inputs import NO_RATIONALE, Inputs
@@ -44,13 +44,14 @@ def run_data(inputs: Inputs, folder: Path) -> None:
         )
         return
     encoder = SentenceEncoder(str(resolve_model(inputs.task.data.encoder)))
-    pool_ND = _embed(encoder, inputs.pool.examples, inputs)
-    shots_KD = encoder.encode([text_of(shot) for shot in inputs.shots])
     avoided = inputs.rows_to_avoid()
-    selection = _select_short_enough(inputs, pool_ND, shots_KD, avoided)
-    rows = [_row(inputs, selection, place) for place in range(len(selection.indices))]
+    pool = inputs.pool.without(avoided)
+    pool_ND = _embed(encoder, pool.examples, inputs)
+    shots_KD = encoder.encode([text_of(shot) for shot in inputs.shots])
+    selection, too_long = _select_short_enough(inputs, pool, pool_ND, shots_KD)
+    rows = [_row(inputs, pool, selection, place) for place in range(len(selection.indices))]
     write_text(folder / SELECTED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    write_json(folder / DATA_SUMMARY, _summary(inputs, selection, avoided))
+    write_json(folder / DATA_SUMMARY, _summary(inputs, pool, selection, avoided, too_long))
 
 
 def _embed(encoder: SentenceEncoder, examples: tuple[Example, ...], inputs: Inputs) -> np.ndarray:
@@ -68,10 +69,11 @@ def _embed(encoder: SentenceEncoder, examples: tuple[Example, ...], inputs: Inpu
 
 
 def _select_short_enough(
-    inputs: Inputs, pool_ND: np.ndarray, shots_KD: np.ndarray, avoided: dict[int, str]
-) -> DataSelection:
-    """Select; where a picked row is too long to train on, avoid it and select again."""
+    inputs: Inputs, pool: Pool, pool_ND: np.ndarray, shots_KD: np.ndarray
+) -> tuple[DataSelection, set[int]]:
+    """Select; where a picked row is too long to train on, leave it out and select again."""
     settings = inputs.task.data
+    too_long: set[int] = set()
     while True:
         selection = select_data(
             pool_ND,
@@ -79,36 +81,34 @@ def _select_short_enough(
             budget=settings.budget,
             threshold=settings.threshold,
             strategy=settings.strategy,
-            avoid=avoided,
+            avoid=too_long,
         )
-        too_long = [int(index) for index in selection.indices if _is_too_long(inputs, int(index))]
-        if not too_long:
-            return selection
-        reason = f"longer than training.max_length = {inputs.task.training.max_length}"
-        avoided |= dict.fromkeys(too_long, reason)
+        found = {int(index) for index in selection.indices if _is_too_long(inputs, pool.examples[index])}
+        if not found:
+            return selection, too_long
+        too_long |= found
 
 
-def _is_too_long(inputs: Inputs, index: int) -> bool:
+def _is_too_long(inputs: Inputs, example: Example) -> bool:
     task = inputs.task
     form = form_of(task.scorer, listed=task.lists_options)
-    row = inputs.lm.template.encode_example(
-        inputs.pool.examples[index], form, rationale=task.trains_on_rationales
-    )
+    row = inputs.lm.template.encode_example(example, form, rationale=task.trains_on_rationales)
     return len(row) > task.training.max_length
 
 
-def _row(inputs: Inputs, selection: DataSelection, place: int) -> dict[str, object]:
+def _row(inputs: Inputs, pool: Pool, selection: DataSelection, place: int) -> dict[str, object]:
     index = int(selection.indices[place])
     shot = inputs.shots[int(selection.nearest_shot[place])]
-    return inputs.pool.examples[index].to_row() | {
-        "source": inputs.pool.sources[index],
+    return pool.examples[index].to_row() | {
+        "source": pool.sources[index],
         "relevance": round(float(selection.scores[place]), 5),
         "nearest_shot": shot.id,
     }
 
 
-def _summary(inputs: Inputs, selection: DataSelection, avoided: dict[int, str]) -> dict[str, object]:
-    pool = inputs.pool
+def _summary(
+    inputs: Inputs, pool: Pool, selection: DataSelection, avoided: dict[int, str], too_long: set[int]
+) -> dict[str, object]:
     copies = [
         {
             "id": pool.examples[drop.index].id,
@@ -118,12 +118,15 @@ def _summary(inputs: Inputs, selection: DataSelection, avoided: dict[int, str]) 
         }
         for drop in selection.dropped
     ]
+    limit = f"longer than training.max_length = {inputs.task.training.max_length}"
     named = {
-        pool.examples[index].id: reason for index, reason in sorted(avoided.items()) if reason != NO_RATIONALE
-    }
+        inputs.pool.examples[index].id: reason
+        for index, reason in sorted(avoided.items())
+        if reason != NO_RATIONALE
+    } | {pool.examples[index].id: limit for index in sorted(too_long)}
     return {
-        "pool_rows": len(pool),
-        "duplicates_skipped": sum(skipped.count for skipped in pool.skipped),
+        "pool_rows": len(inputs.pool),
+        "duplicates_skipped": sum(skipped.count for skipped in inputs.pool.skipped),
         "selected": len(selection.indices),
         "without_rationale": sum(reason == NO_RATIONALE for reason in avoided.values()),
         "avoided": named,

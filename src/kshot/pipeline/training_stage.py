@@ -70,7 +70,7 @@ def training_rows(inputs: Inputs, run: RunFolder) -> list[TokenisedExample]:
         inputs.lm.template.encode_example(
             example, form, rationale=task.trains_on_rationales, max_length=task.training.max_length
         )
-        for example in [*inputs.shots, *selected]
+        for example in [*inputs.shots * task.training.shot_repeats, *selected]
     ]
 
 
