@@ -16,7 +16,7 @@ demo: $(INSTALLED)
 	$(BIN)/kshot run demo/task.yaml --out demo/run
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n 2 -m 'not real'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not real'
 	$(BIN)/pytest -m real
 
 check: $(INSTALLED)

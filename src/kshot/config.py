@@ -52,7 +52,7 @@ class DataConfig(Section):
     )
     threshold: float = Field(default=0.9, gt=0, le=1, description="largest cosine of two kept rows (paper)")
     require_rationale: bool = Field(
-        False, description="keep rows with a rationale alone: rows without one teach to skip it (docs/log.md)"
+        default=False, description="keep rows with a rationale alone: others teach to skip it (docs/log.md)"
     )
     strategy: Literal["max", "centroid", "round_robin"] = Field(
         default="max", description="relevance of a row to the shots"
@@ -87,7 +87,7 @@ class TrainingConfig(Section):
     num_train_epochs: float = Field(default=5, gt=0, description="paper")
     per_device_train_batch_size: int = Field(default=2, ge=1, description="paper")
     gradient_accumulation_steps: int = Field(default=16, ge=1, description="paper")
-    shot_repeats: int = Field(1, ge=1, description="copies of each shot in an epoch; 1 in the paper")
+    shot_repeats: int = Field(default=1, ge=1, description="copies of each shot in an epoch; 1 in the paper")
     weight_decay: float = Field(default=1e-4, ge=0, description="paper")
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="paper")
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1, description="share of the steps (0 in the paper)")
@@ -123,7 +123,7 @@ class TaskConfig(Section):
     base_model: str = Field(description="folder, Hub id or pypi:NAME==VERSION")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     shots: str = Field(description="the K labelled examples")
-    test: str | None = Field(default=None, description="never read before evaluation")
+    test: str | None = Field(default=None, description="to measure, and kept out of the pool")
     scorer: Scorer = "exact_match"
     bank: tuple[str, ...] = Field(min_length=1, description="folders of adapters")
     pool: tuple[str, ...] = Field(default=(), description="files, patterns and hf:// data sets of open rows")

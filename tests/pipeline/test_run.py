@@ -6,17 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from kshot.cli import main
+from kshot.pipeline import run
+
+Kshot = Callable[[Path, Path], tuple[int, str]]
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
@@ -106,6 +112,19 @@ def _kshot(folder: Path, out: Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kshot:
+    """Runs the command in this process, which saves the seconds that imports take."""
+
+    def kshot(folder: Path, out: Path) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["kshot", *_command(folder, out)[3:]])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), capsys.readouterr().err
+
+    return kshot
+
+
 def _kill_in_stage(folder: Path, out: Path, stage: str) -> None:
     process = subprocess.Popen(
         _command(folder, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD
@@ -158,8 +177,6 @@ def test_one_way_through_then_killed_in_each_stage(task_folder: Path, tmp_path: 
 
 
 def test_what_is_finished_and_unchanged_is_not_run_again(task_folder: Path, tmp_path: Path) -> None:
-    from kshot.pipeline import run
-
     out = tmp_path / "run"
     run(task_folder / "task.yaml", out)
     before = len(_events(out))
@@ -191,13 +208,9 @@ def _broken(folder: Path, kind: str) -> str:
         _write(folder / "test.jsonl", [*_rows(2, start=20), *_rows(1)])
         return "which is shot"
     if kind == "adapter of another base":
-        config = json.loads((bank / "aa" / "adapter_config.json").read_text())
-        from safetensors.torch import load_file, save_file
-
         weights = load_file(bank / "aa" / "adapter_model.safetensors")
         wider = {key: value.repeat(1, 2) if "lora_A" in key else value for key, value in weights.items()}
         save_file(wider, bank / "aa" / "adapter_model.safetensors")
-        assert config["peft_type"] == "LORA"
         return "aa"
     if kind == "truncated safetensors":
         path = bank / "bb" / "adapter_model.safetensors"
@@ -230,23 +243,25 @@ def _broken(folder: Path, kind: str) -> str:
     ],
 )
 def test_bad_input_is_one_line_and_leaves_earlier_output(
-    task_folder: Path, tmp_path: Path, kind: str
+    task_folder: Path, tmp_path: Path, kind: str, in_process: Kshot
 ) -> None:
     out = tmp_path / "run"
     out.mkdir()
     (out / "config.yaml").write_text("earlier")
     expected = _broken(task_folder, kind)
-    code, error = _kshot(task_folder, out)
+    code, error = in_process(task_folder, out)
     assert code == 2, error
     assert expected in error
     assert "Traceback" not in error
-    assert error.strip().count("\n") == 0 or error.strip().splitlines()[-1].startswith("error: ")
+    assert error.strip().splitlines()[-1].startswith("error: ")
     assert (out / "config.yaml").read_text() == "earlier"
     assert not list(out.rglob("*.partial"))
 
 
-def test_an_output_folder_that_cannot_be_written(task_folder: Path, tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_written(
+    task_folder: Path, tmp_path: Path, in_process: Kshot
+) -> None:
     (tmp_path / "file").write_text("")
-    code, error = _kshot(task_folder, tmp_path / "file" / "run")
+    code, error = in_process(task_folder, tmp_path / "file" / "run")
     assert code == 2
     assert "expected a run folder that can be written" in error
