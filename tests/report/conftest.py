@@ -118,12 +118,14 @@ def write_data(run: RunFolder, text: str, budget: int) -> None:
         | {"source": "open-maths", "relevance": 0.91234 - i / 1000, "nearest_shot": "shot-2"}
         for i in range(budget)
     ]
-    summary: dict[str, Any] = {"pool_rows": 0, "selected": 0, "avoided": {}, "dropped": [], "sources": {}}
+    summary: dict[str, Any] = {"pool_rows": 0, "selected": 0, "dropped": [], "sources": {}}
+    summary |= {"avoided": {}, "without_rationale": 0}
     if budget:
         summary = {
             "pool_rows": 3456,
             "duplicates_skipped": 1,
             "selected": budget,
+            "without_rationale": 5,
             "avoided": {"pool-7": "shot shot-1", "pool-8": "test row test-4", "pool-9": "longer than 1024"},
             "dropped": [{"id": "pool-5", "reason": "near_copy", "kept": "pool-0", "cosine": 0.98765}],
             "sources": {"open-maths": budget},

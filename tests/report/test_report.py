@@ -64,7 +64,7 @@ def test_golden_numbers_land_in_the_page(make_run: MakeRun) -> None:
     assert "1 arithmetic expert, best single 75.0 % 2.125 0.5000 1 1 2" in text
     assert "out of 6 adapters: sum of ranks" in text
     assert "mixture 11 4 2.500 0.500 4,321 98,765 1 min 1 s" in text
-    assert "3 rows of 3,456 were kept. 3 rows were not allowed, 1 row dropped" in text
+    assert "3 rows of 3,456 were kept. 8 rows were not allowed (5 without a rationale), 1 row dropped" in text
     assert "1 exact copy skipped" in text
     assert "0.912 shot-2 open-maths What is 2 + 3? row 0 → answer 0" in text
     assert "pool-7 asks the same as shot shot-1" in text

@@ -40,7 +40,14 @@ def run_data(inputs: Inputs, folder: Path) -> None:
         write_text(folder / SELECTED, "")
         write_json(
             folder / DATA_SUMMARY,
-            {"pool_rows": 0, "selected": 0, "avoided": {}, "dropped": [], "sources": {}},
+            {
+                "pool_rows": 0,
+                "selected": 0,
+                "avoided": {},
+                "without_rationale": 0,
+                "dropped": [],
+                "sources": {},
+            },
         )
         return
     encoder = SentenceEncoder(str(resolve_model(inputs.task.data.encoder)))

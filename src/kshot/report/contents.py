@@ -113,6 +113,7 @@ class SelectedData:
         duplicates_skipped: Exact copies met while reading the pool.
         sources: Rows kept of each source.
         avoided: Id and reason of each row that was not allowed.
+        without_rationale: Rows that were not allowed since they have no rationale.
         dropped: Near-copies of kept rows.
     """
 
@@ -121,6 +122,7 @@ class SelectedData:
     duplicates_skipped: int
     sources: Mapping[str, int]
     avoided: Mapping[str, str]
+    without_rationale: int
     dropped: tuple[NearCopy, ...]
 
 

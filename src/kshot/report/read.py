@@ -139,7 +139,7 @@ def _read_data(run: RunFolder) -> SelectedData | Missing:
     summary = run.read_json("data", DATA_SUMMARY)
     with _parsing(path):
         dropped = tuple(_pick(NearCopy, one) for one in summary["dropped"])
-        kept = {key: summary[key] for key in ("pool_rows", "sources", "avoided")}
+        kept = {key: summary[key] for key in ("pool_rows", "sources", "avoided", "without_rationale")}
     with _parsing(run.path("data", SELECTED)):
         lines = run.path("data", SELECTED).read_text(encoding="utf-8").split("\n")  # a text may hold U+2028
         rows = tuple(_kept_row(json.loads(line)) for line in lines if line)
