@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 import zipfile
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -145,8 +147,11 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     The plain configuration is rebuilt: transformers does not save a model that still says it is quantised.
     """
     try:
-        source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        with redirect_stderr(StringIO()):  # bars that no setting of transformers turns off
+            source = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except Exception as error:  # transformers' and gguf's readers raise many kinds on a damaged file
         raise SourceError(
             f"expected a GGUF file that transformers reads, got {gguf.name}: {reason_of(error)}"

@@ -52,7 +52,7 @@ class Inputs:
     @cached_property
     def lm(self) -> LanguageModel:
         """The base model, loaded once, after every adapter was checked against it."""
-        self.progress.say(f"base model {self.task.base_model}")
+        self.progress.say(f"loading the base model {self.task.base_model} (fetched on first use)")
         lm = LanguageModel.load(self.task.base_model, dtype=self.task.dtype)
         for adapter in self.bank:
             check_fits(adapter.load(), lm.model)
