@@ -1,36 +1,42 @@
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALLED := .venv/.installed
+RUNS := .venv/.runs
+DEVELOPS := .venv/.develops
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 .PHONY: demo test test-real check format bench clean
 
-# A virtual environment with the versions in constraints.txt, made once.
-$(INSTALLED): pyproject.toml constraints.txt
+# A virtual environment with the versions in constraints.txt: what the demo needs, and what a developer needs besides.
+$(RUNS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP_INSTALL) --editable '.[demo,report]'
+	touch $@
+
+$(DEVELOPS): $(RUNS)
+	$(PIP_INSTALL) --editable '.[dev]'
 	touch $@
 
 # A task folder, a run on SmolLM2-135M, the result table and the report: about twelve minutes on two cores.
-demo: $(INSTALLED)
+demo: $(RUNS)
 	test -d demo || $(BIN)/kshot init demo
 	OMP_PROC_BIND=true $(BIN)/kshot run demo/task.yaml --out demo/run # bound threads: a tenth faster on two cores
 
-test: $(INSTALLED)
+test: $(DEVELOPS)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not real'
 	$(BIN)/pytest -m real
 
-check: $(INSTALLED)
+check: $(DEVELOPS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(INSTALLED)
+format: $(DEVELOPS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # Every benchmark, each with its JSON under benchmarks/results/.
-bench: $(INSTALLED)
+bench: $(DEVELOPS)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:

@@ -33,7 +33,7 @@ training:
   per_device_train_batch_size: 8
   gradient_accumulation_steps: 1
   shot_repeats: 4                        # 8 shots among 48 rows
-evaluation: {{max_new_tokens: 48, batch_size: 200}}
+evaluation: {{max_new_tokens: 48, batch_size: 100}}
 seed: {seed}
 """
 
