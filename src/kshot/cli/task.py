@@ -1,0 +1,121 @@
+"""Commands about one task: a folder that runs, the stages of a run, its report."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kshot.cli.printing import AsJson, print_result
+from kshot.errors import KshotError
+from kshot.init import write_task_folder
+from kshot.pipeline import Goal, RunResult, run
+from kshot.report import write_report
+from kshot.run_folder import DATA_SUMMARY, RESULTS, SELECTION, RunFolder
+from kshot.terminal import RESULTS as OUTPUT
+from kshot.terminal import RichProgress, data_table, result_table, selection_table
+
+TASK = typer.Typer()
+
+TaskFile = Annotated[Path, typer.Argument(help="The task file (YAML).")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="The run folder; a killed run goes on where it stood.")
+]
+Seed = Annotated[int | None, typer.Option(help="In place of the task file's seed.")]
+
+
+@TASK.command("init")
+def init_command(
+    folder: Annotated[Path, typer.Argument(help="Made new; must not exist.")],
+    bank: Annotated[Path | None, typer.Option(help="A bank folder; the bundled one by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Of shots, test rows and pool.")] = 0,
+) -> None:
+    """Write a task folder that runs: shots, test rows, a pool and task.yaml.
+
+    Example: kshot init my-task && kshot run my-task/task.yaml --out my-task/run
+    """
+    task_file = write_task_folder(folder, bank=bank, seed=seed)
+    typer.echo(f"wrote {task_file}; next: kshot run {task_file} --out {folder / 'run'}")
+
+
+@TASK.command("run")
+def run_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = False) -> None:
+    """Do it all: experts, data, training, evaluation, report.
+
+    Example: kshot run task.yaml --out runs/my-task
+    """
+    result = _run(task, out, "report", seed)
+    _show(result, as_json, (SELECTION, DATA_SUMMARY, RESULTS))
+    if not as_json:
+        typer.echo(f"report: {result.report}\nexpert: {result.expert}")
+
+
+@TASK.command("select")
+def select_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = False) -> None:
+    """Score every adapter on the shots and pick the experts.
+
+    Example: kshot select task.yaml --out runs/my-task
+    """
+    _show(_run(task, out, "experts", seed), as_json, (SELECTION,))
+
+
+@TASK.command("augment")
+def augment_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = False) -> None:
+    """Pick the open rows that join the shots, after the experts.
+
+    Example: kshot augment task.yaml --out runs/my-task
+    """
+    _show(_run(task, out, "data", seed), as_json, (DATA_SUMMARY,))
+
+
+@TASK.command("train")
+def train_command(task: TaskFile, out: Out, seed: Seed = None) -> None:
+    """Tune the mixture, after experts and data.
+
+    Example: kshot train task.yaml --out runs/my-task
+    """
+    typer.echo(f"expert: {_run(task, out, 'training', seed).expert}")
+
+
+@TASK.command("eval")
+def eval_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = False) -> None:
+    """Measure every arm on the test rows, after training.
+
+    Example: kshot eval task.yaml --out runs/my-task --json
+    """
+    _show(_run(task, out, "eval", seed), as_json, (RESULTS,))
+
+
+@TASK.command("report")
+def report_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write report.html of a run again.
+
+    Example: kshot report runs/my-task
+    """
+    if not folder.is_dir():
+        raise KshotError(f"expected a run folder at {folder}, found none; make one with 'kshot run'")
+    typer.echo(f"report: {write_report(RunFolder(folder))}")
+
+
+def _run(task: Path, out: Path, until: Goal, seed: int | None) -> RunResult:
+    return run(task, out, until=until, seed=seed, progress=RichProgress())
+
+
+def _show(result: RunResult, as_json: bool, parts: tuple[str, ...]) -> None:
+    folder = RunFolder(result.folder)
+    found: dict[str, Any] = {}
+    if SELECTION in parts:
+        found["selection"] = folder.read_json("experts", SELECTION)
+    if DATA_SUMMARY in parts:
+        found["data"] = folder.read_json("data", DATA_SUMMARY)
+    if RESULTS in parts:
+        found["results"] = result.results
+    if as_json:
+        print_result(found, as_json)
+        return
+    if "selection" in found:
+        OUTPUT.print(selection_table(found["selection"]))
+        OUTPUT.print(found["selection"]["why"], highlight=False)
+    if "data" in found:
+        OUTPUT.print(data_table(found["data"]))
+    if found.get("results"):
+        OUTPUT.print(result_table(found["results"]))
