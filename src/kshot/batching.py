@@ -4,7 +4,7 @@ Shapes: B rows of a batch, T tokens of a row, D hidden size, L label tokens of a
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,11 @@ class Batch:
         mask = torch.zeros_like(self.labels, dtype=torch.bool)
         mask[:, :-1] = self.labels[:, 1:] != -100
         return mask
+
+    @property
+    def prompt_BT(self) -> Tensor:  # noqa: N802 - the suffix is its shape
+        """(B, T), true at the real tokens before a row's first label."""
+        return ((self.labels != -100).cumsum(dim=1) == 0) & self.attention_mask.bool()
 
     @property
     def targets_L(self) -> Tensor:  # noqa: N802 - the suffix is its shape
@@ -85,8 +90,12 @@ def label_logits(model: nn.Module, batch: Batch, *, head: nn.Module | None = Non
         model: A causal language model, or a wrapper of one.
         batch: Left-padded rows.
         head: Its output embedding, where a wrapper hides it.
+
+    A model that routes by the prompt has a method `route_by_prompt`: it is told where the prompt ends, since
+    the labels are not passed on.
     """
-    with logits_at(head or model.get_output_embeddings(), batch.predicts_label):  # type: ignore[operator]
+    tell = getattr(getattr(model, "module", model), "route_by_prompt", None)
+    with tell(batch.prompt_BT) if tell else nullcontext(), logits_at(head or model.get_output_embeddings(), batch.predicts_label):  # type: ignore[operator]
         output = model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,

@@ -37,6 +37,7 @@ def greedy_decode(
     Returns:
         New token ids of each row.
     """
+    select_rows = getattr(model, "select_rows", None)  # of a model that remembers something of each prompt
     ends = torch.tensor(sorted(end_ids), device=batch.input_ids.device)
     rows = list(range(len(batch.input_ids)))
     answers: list[list[int]] = [[] for _ in rows]
@@ -57,6 +58,8 @@ def greedy_decode(
             if not rows:
                 break
             cache.batch_select_indices(kept)
+            if select_rows:
+                select_rows(kept)
             next_B, mask_BT, positions_BT = next_B[kept], mask_BT[kept], positions_BT[kept]
         tokens_BT = next_B.unsqueeze(1)
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(rows), 1)], dim=1)

@@ -155,7 +155,7 @@ class ResponseTrainer(Trainer):
         super().__init__(**options)
         self.remove_callback(PrinterCallback)  # the caller decides what is shown
         configs = getattr(self.model, "peft_config", {}).values()
-        self.balances_load = any(getattr(config, "load_balancing", 0) > 0 for config in configs)
+        self.has_router_loss = any(getattr(config, "keeps_logits", False) for config in configs)
         # The loss is a sum over the tokens of the whole accumulated batch.
         self.model_accepts_loss_kwargs = True
 
@@ -174,7 +174,7 @@ class ResponseTrainer(Trainer):
         loss: Tensor = cross_entropy(logits_LV.float(), batch.targets_L, reduction="sum") / items
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes afterwards
-        if self.balances_load:  # a mean over tokens already, and the micro-batches' losses are summed
+        if self.has_router_loss:  # a mean over tokens already, and the micro-batches' losses are summed
             loss = loss + router_loss(model, batch.attention_mask) / self.current_gradient_accumulation_steps
         return loss
 

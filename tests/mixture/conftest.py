@@ -93,7 +93,7 @@ def make_lora(make_llama: MakeModel, tmp_path: Path) -> MakeLora:
 def two_experts(make_lora: MakeLora) -> dict[str, Path]:
     """Two experts of the tiny Llama that differ in rank, scaling and modules."""
     return {
-        "0": make_lora("expert-1", seed=1),
+        "math": make_lora("expert-1", seed=1),
         "code/b.2": make_lora(
             "expert-2", seed=2, r=3, use_rslora=True, target_modules=["q_proj", "down_proj"]
         ),

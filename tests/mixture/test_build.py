@@ -118,8 +118,8 @@ def test_mixed_precision_experts_on_bfloat16(
     model = build_mixture(make_llama(torch.bfloat16), experts)
     layer = mixture_layers(model, "default")[Q0]
     assert logits_of(model, token_ids).dtype == torch.bfloat16
-    assert layer.mixture_router["default"].dtype == torch.float32
-    assert torch.equal(layer.mixture_A["default"][:4], read_lora(two_experts["0"]).factors[Q0].A_rI)
+    assert layer.mixture_router["default"].weight.dtype == torch.float32
+    assert torch.equal(layer.mixture_A["default"][:4], read_lora(two_experts["math"]).factors[Q0].A_rI)
     assert layer.mixture_spread["default"][2, -1].item() == pytest.approx(1 / 3, rel=1e-7)
 
 
@@ -170,7 +170,7 @@ def test_adds_a_mixture_beside_another(
     assert torch.equal(logits_of(model, token_ids), first)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained
-    assert all(name.endswith(".default") for name in trained)
+    assert all(".default" in name for name in trained)
     model.set_adapter("other")
     want = logits_of(build_mixture(make_llama(), other), token_ids)
     assert torch.equal(logits_of(model, token_ids), want)

@@ -78,7 +78,7 @@ def test_refuses(two_experts: dict[str, Path], make_llama: MakeModel, tmp_path: 
     routed = build_mixture(make_llama(), two_experts)
     fixed = build_mixture(make_llama(), two_experts, fixed_gates=[1.0, 0.0])
     with pytest.raises(
-        AdapterError, match=r"pass `gates` to export_lora \(mean routing is not available yet\)"
+        AdapterError, match="pass `batches` of text to export its mean routing"
     ):
         export_lora(routed, tmp_path / "plain")
     with pytest.raises(ConfigError, match=r"gates must be 2 numbers, one an expert, got \[1.0\]"):

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from kshot.errors import AdapterError
 from kshot.mixture import MixtureConfig, MixtureLinear, is_router_parameter
-from kshot.mixture.layer import spread_of, top_k_gates
+from kshot.mixture.layer import spread_of
+from kshot.mixture.router import top_k_gates
 
 INPUTS, OUTPUTS = 7, 5
 
@@ -51,7 +52,7 @@ def loop(layer: MixtureLinear, x_BTD: torch.Tensor) -> torch.Tensor:
     experts, rows = experts_of(layer), []
     for x_D in x_BTD.flatten(end_dim=-2):
         y_O = base.weight @ x_D + base.bias
-        logits_E = layer.mixture_router["default"] @ x_D / config.router_temperature
+        logits_E = layer.mixture_router["default"].weight @ x_D / config.router_temperature
         top = logits_E.argsort(descending=True)[: config.top_k]
         for e, gate in zip(top.tolist(), logits_E[top].softmax(0), strict=True):
             if e < len(experts):  # else it is the null expert
@@ -123,7 +124,7 @@ def test_invariant_permuting_experts_with_router_rows_changes_nothing() -> None:
         experts = [experts_of(layer)[e] for e in order]
         permuted.mixture_A["default"].copy_(torch.cat([A for A, _, _ in experts]))
         permuted.mixture_B["default"].copy_(torch.cat([B for _, B, _ in experts], dim=1))
-        permuted.mixture_router["default"].copy_(layer.mixture_router["default"][order])
+        permuted.mixture_router["default"].weight.copy_(layer.mixture_router["default"].weight[order])
     x = torch.randn(2, 6, INPUTS, dtype=torch.float64)
     torch.testing.assert_close(permuted(x), layer(x), rtol=0, atol=1e-12)
 
@@ -147,8 +148,8 @@ def test_invariant_chosen_null_expert_is_the_base() -> None:
     layer = make_layer([2, 3], top_k=1, null_expert=True)
     x = torch.randn(5, INPUTS, dtype=torch.float64)
     with torch.no_grad():
-        layer.mixture_router["default"].zero_()
-        layer.mixture_router["default"][2] = 100 * x[0]
+        layer.mixture_router["default"].weight.zero_()
+        layer.mixture_router["default"].weight[2] = 100 * x[0]
     chose_null = x @ x[0] > 0
     assert torch.equal(layer(x)[chose_null], layer.base_layer(x)[chose_null])
     assert not torch.equal(layer(x), layer.base_layer(x))
@@ -168,26 +169,26 @@ def test_invariant_two_active_mixtures_add_up() -> None:
 
 def test_invariant_start_depends_on_seed_and_module_alone() -> None:
     first, again, other = (make_layer([2, 3], random=False, seed=s) for s in (1, 1, 2))
-    assert torch.equal(first.mixture_router["default"], again.mixture_router["default"])
-    assert not torch.equal(first.mixture_router["default"], other.mixture_router["default"])
+    assert torch.equal(first.mixture_router["default"].weight, again.mixture_router["default"].weight)
+    assert not torch.equal(first.mixture_router["default"].weight, other.mixture_router["default"].weight)
     elsewhere = MixtureConfig(
         expert_names=["a", "b"],
         module_groups=[{"modules": ["proj2"], "ranks": [2, 3], "scalings": [1, 1]}],
         seed=1,
     )
     moved = MixtureLinear(nn.Linear(INPUTS, OUTPUTS), "default", elsewhere, "proj2")
-    assert not torch.equal(first.mixture_router["default"].float(), moved.mixture_router["default"])
+    assert not torch.equal(first.mixture_router["default"].weight.float(), moved.mixture_router["default"].weight)
 
 
 def test_routing_is_float32_under_bfloat16_and_autocast() -> None:
     layer = make_layer([2, 3], dtype=torch.bfloat16)
-    assert layer.mixture_router["default"].dtype == torch.float32
+    assert layer.mixture_router["default"].weight.dtype == torch.float32
     assert layer.mixture_A["default"].dtype == torch.bfloat16
     x = torch.randn(64, INPUTS, dtype=torch.bfloat16)
-    want = functional.linear(x.float(), layer.mixture_router["default"])
+    want = functional.linear(x.float(), layer.mixture_router["default"].weight)
     assert layer(x).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
-        gates = layer._gates_of_ranks("default", x)
+        gates = layer._gates_of_ranks("default", x, None)
     assert gates.dtype == torch.float32
     assert torch.equal(gates, top_k_gates(want, 2) @ layer.mixture_spread["default"])
 
@@ -195,7 +196,7 @@ def test_routing_is_float32_under_bfloat16_and_autocast() -> None:
 def test_fixed_gates_are_float32_under_autocast() -> None:
     layer = make_layer([2, 3], [1 / 3, 1.0], dtype=torch.float32, fixed_gates=[0.1, 0.9])
     with torch.autocast("cpu", torch.bfloat16):
-        gates = layer._gates_of_ranks("default", torch.randn(1, INPUTS))
+        gates = layer._gates_of_ranks("default", torch.randn(1, INPUTS), None)
     torch.testing.assert_close(gates, torch.tensor([0.1 / 3] * 2 + [0.9] * 3))
 
 
@@ -285,8 +286,8 @@ def test_spread_has_an_empty_row_for_the_null_expert() -> None:
 
 def test_router_parameters_are_known_by_name() -> None:
     names = [name for name, _ in make_layer([2, 3], shared_r=2).named_parameters()]
-    assert [name for name in names if is_router_parameter(name)] == ["mixture_router.default"]
-    assert is_router_parameter("base_model.model.lm_head.mixture_router")
+    assert [name for name in names if is_router_parameter(name)] == ["mixture_router.default.weight"]
+    assert is_router_parameter("base_model.model.lm_head.mixture_router.weight")
     assert {name.split(".")[0] for name in names} == {
         "base_layer", "mixture_A", "mixture_B", "mixture_router", "mixture_shared_A", "mixture_shared_B",
     }  # fmt: skip

@@ -94,11 +94,12 @@ def test_state_dict_keys(two_experts: dict[str, Path], make_llama: MakeModel, tm
     model = build_mixture(make_llama(), two_experts, shared_r=2)
     q0 = "base_model.model.model.layers.0.self_attn.q_proj"
     parts = ["mixture_A", "mixture_B", "mixture_router", "mixture_shared_A", "mixture_shared_B"]
+    ends = {"mixture_router": ".weight"}
     ours = [key for key in model.state_dict() if key.startswith(f"{q0}.mixture")]
-    assert ours == [f"{q0}.{part}.default" for part in parts]
+    assert ours == [f"{q0}.{part}.default{ends.get(part, '')}" for part in parts]
     model.save_pretrained(tmp_path / "mixture")
     saved = load_file(tmp_path / "mixture" / "adapter_model.safetensors")
-    assert sorted(key for key in saved if key.startswith(q0)) == [f"{q0}.{part}" for part in parts]
+    assert sorted(key for key in saved if key.startswith(q0)) == [f"{q0}.{part}{ends.get(part, '')}" for part in parts]
     assert len(saved) == 6 * len(parts)  # q, v and down in two layers
 
 

@@ -11,16 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoModelForCausalLM
 
 from kshot.cli import main
-from kshot.pipeline import run
+from kshot.errors import ConfigError, RunFolderError
+from kshot.pipeline import export_expert, run
 
 Kshot = Callable[[Path, Path], tuple[int, str]]
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -265,3 +269,21 @@ def test_an_output_folder_that_cannot_be_written(
     code, error = in_process(task_folder, tmp_path / "file" / "run")
     assert code == 2
     assert "expected a run folder that can be written" in error
+
+
+def test_exports_the_expert_as_a_plain_lora(
+    task_folder: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(RunFolderError, match="expected a trained expert"):
+        export_expert(out, tmp_path / "lora")
+    run(task_folder / "task.yaml", out, until="training")
+    exported = export_expert(out, tmp_path / "lora")
+    assert exported.loss is not None
+    assert exported.loss["num_tokens"] > 0
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    before = base(torch.tensor([[3, 4, 5]])).logits
+    lora = PeftModel.from_pretrained(base, tmp_path / "lora")
+    assert not torch.allclose(lora(torch.tensor([[3, 4, 5]])).logits, before)
+    with pytest.raises(ConfigError, match="expected a new folder"):
+        export_expert(out, tmp_path / "lora")

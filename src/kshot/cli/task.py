@@ -8,7 +8,8 @@ import typer
 from kshot.cli.printing import AsJson, print_result
 from kshot.errors import KshotError
 from kshot.init import write_task_folder
-from kshot.pipeline import Goal, RunResult, run
+from kshot.mixture.mean_routing import ConstantGatesLoss
+from kshot.pipeline import Goal, RunResult, export_expert, run
 from kshot.report import write_report
 from kshot.run_folder import DATA_SUMMARY, RESULTS, SELECTION, RunFolder
 from kshot.terminal import RESULTS as OUTPUT
@@ -83,6 +84,25 @@ def eval_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = 
     Example: kshot eval task.yaml --out runs/my-task --json
     """
     _show(_run(task, out, "eval", seed), as_json, (RESULTS,))
+
+
+@TASK.command("export")
+def export_command(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The plain LoRA; made new.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the tuned mixture as a plain LoRA for other tools, and say what that costs.
+
+    Example: kshot export runs/my-task --out plain-lora
+    """
+    exported = export_expert(folder, out, progress=RichProgress())
+    if as_json:
+        print_result({"folder": str(exported.folder), "loss": exported.loss}, as_json)
+        return
+    typer.echo(f"lora: {exported.folder}")
+    if exported.loss:
+        typer.echo(f"mean routing in place of the router: {ConstantGatesLoss(**exported.loss)}")
 
 
 @TASK.command("report")

@@ -5,12 +5,15 @@ Importing this package makes `peft.PeftModel.from_pretrained` read saved mixture
 
 from kshot.mixture.build import build_mixture
 from kshot.mixture.config import MixtureConfig
-from kshot.mixture.expert import LoraExpert, LoraFactors, check_fits, read_lora
+from kshot.mixture.expert import LoraExpert, LoraFactors, check_fits
 from kshot.mixture.export import export_lora
 from kshot.mixture.layer import MixtureLinear, is_router_parameter
-from kshot.mixture.load_balancing import router_loss
+from kshot.mixture.router_loss import router_loss
+from kshot.mixture.mean_routing import constant_gates, constant_gates_loss, mean_gates
 from kshot.mixture.model import MixtureModel
+from kshot.mixture.read import load_expert, read_lora
 from kshot.mixture.row_gates import set_row_gates
+from kshot.mixture.statistics import RoutingStatistics, collect_routing
 
 __all__ = [
     "LoraExpert",
@@ -18,10 +21,16 @@ __all__ = [
     "MixtureConfig",
     "MixtureLinear",
     "MixtureModel",
+    "RoutingStatistics",
     "build_mixture",
     "check_fits",
+    "collect_routing",
+    "constant_gates",
+    "constant_gates_loss",
     "export_lora",
     "is_router_parameter",
+    "load_expert",
+    "mean_gates",
     "read_lora",
     "router_loss",
     "set_row_gates",

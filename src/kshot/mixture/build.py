@@ -9,9 +9,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from kshot.errors import AdapterError, ConfigError
-from kshot.mixture.config import MixtureConfig, ModuleGroup
-from kshot.mixture.expert import LoraExpert, check_fits, read_lora
+from kshot.mixture.config import Granularity, MixtureConfig, ModuleGroup, Scope, Start
+from kshot.mixture.expert import ExpertOrigin, LoraExpert, LoraFactors, check_fits
+from kshot.mixture.layer import MixtureLinear
 from kshot.mixture.model import MixtureModel, mixture_layers
+from kshot.mixture.read import load_expert
+from kshot.mixture.router import leading_direction
 
 
 def build_mixture(
@@ -19,13 +22,20 @@ def build_mixture(
     experts: Mapping[str, str | Path | LoraExpert],
     *,
     top_k: int | None = None,
+    router_scope: Scope = "module",
+    router_granularity: Granularity = "token",
+    router_start: Start = "random",
+    expert_scores: Mapping[str, float] | None = None,
     router_temperature: float = 1.0,
     router_init_std: float = 0.02,
+    router_dropout: float = 0.0,
     null_expert: bool = False,
     shared_r: int = 0,
     shared_alpha: float | None = None,
     load_balancing: float = 0.0,
+    z_loss: float = 0.0,
     fixed_gates: Sequence[float] | None = None,
+    convert_rank: int | None = None,
     seed: int = 0,
     adapter_name: str = "default",
 ) -> PeftModel:
@@ -37,15 +47,25 @@ def build_mixture(
     Args:
         base_model: A model, changed in place; or a PeftModel with mixtures, to which this one is added beside
             the others and stays frozen until `set_adapter` switches to it.
-        experts: By name, in the order of the stack: PEFT LoRA folders, or experts already read.
+        experts: By name, in the order of the stack: PEFT folders, Hub ids (`org/name@revision`), or experts
+            already read.
         top_k: Experts a token uses; None: 2, or 1 if there is one expert.
-        router_temperature: See `MixtureConfig`, as for all settings below.
-        router_init_std: Standard deviation of the router's start.
+        router_scope: See `MixtureConfig`, as for all settings below.
+        router_granularity: A decision for each token, or for each sequence.
+        router_start: Random, or from the experts' own directions.
+        expert_scores: What the router starts from: a score for each expert, in nats, more is better. The null
+            expert starts as low as the worst of them.
+        router_temperature: What logits are divided by.
+        router_init_std: Standard deviation of a random start.
+        router_dropout: Probability that a choice is hidden from a token in training.
         null_expert: Let the router choose none.
         shared_r: Rank of a fresh LoRA that is always on; 0 for none.
         shared_alpha: Its alpha.
-        load_balancing: Coefficient of `router_loss`.
+        load_balancing: Coefficient in `router_loss`.
+        z_loss: Coefficient in `router_loss`.
         fixed_gates: Constant gates in place of a router, one an expert.
+        convert_rank: Adapters that are no plain LoRA (DoRA, LoHa, ...) are converted to one of this rank, with
+            the error in the expert's origin; None refuses them.
         seed: Of the router's and the shared LoRA's start.
         adapter_name: What PEFT calls the mixture.
 
@@ -60,21 +80,30 @@ def build_mixture(
         raise ConfigError("experts must name at least 1 LoRA, got none: pass {name: folder}")
     _check_adapters(base_model, adapter_name)
     _check_adapter_name(base_model, adapter_name)
-    loaded = [_load(name, source) for name, source in experts.items()]
     base = base_model.get_base_model() if isinstance(base_model, PeftModel) else base_model
+    loaded = [
+        load_expert(source, name, base, convert_rank=convert_rank) for name, source in experts.items()
+    ]
     for expert in loaded:
         check_fits(expert, base)
     config = MixtureConfig(
         task_type=_task_type(base),
         expert_names=list(experts),
         module_groups=_group_modules(loaded),
+        expert_origins=_origins(loaded),
         top_k=top_k,
+        router_scope=router_scope,
+        router_granularity=router_granularity,
+        router_start=router_start,
+        router_prior=_prior(experts, expert_scores, null_expert),
         router_temperature=router_temperature,
         router_init_std=router_init_std,
+        router_dropout=router_dropout,
         null_expert=null_expert,
         shared_r=shared_r,
         shared_alpha=shared_alpha,
         load_balancing=load_balancing,
+        z_loss=z_loss,
         fixed_gates=None if fixed_gates is None else [float(gate) for gate in fixed_gates],
         seed=seed,
     )
@@ -87,10 +116,25 @@ def build_mixture(
     return model
 
 
-def _load(name: str, source: str | Path | LoraExpert) -> LoraExpert:
-    if isinstance(source, LoraExpert):
-        return source
-    return read_lora(source, name)
+def _origins(experts: Sequence[LoraExpert]) -> list[ExpertOrigin]:
+    origins = [expert.origin for expert in experts if expert.origin is not None]
+    return origins if len(origins) == len(experts) else []
+
+
+def _prior(
+    experts: Mapping[str, str | Path | LoraExpert], scores: Mapping[str, float] | None, null_expert: bool
+) -> list[float] | None:
+    """Scores in the order of the stack, with their mean taken off: a softmax does not see it, a z-loss would."""
+    if scores is None:
+        return None
+    if set(scores) != set(experts):
+        raise ConfigError(
+            f"expert_scores must have one score an expert, {sorted(experts)}, got {sorted(scores)}"
+        )
+    prior = [float(scores[name]) for name in experts]
+    prior += [min(prior)] * null_expert
+    mean = sum(prior) / len(prior)
+    return [score - mean for score in prior]
 
 
 def _check_adapters(base_model: nn.Module, adapter_name: str) -> None:
@@ -146,3 +190,17 @@ def _copy_experts(model: PeftModel, adapter_name: str, experts: Sequence[LoraExp
         factors = [expert.factors[module] for expert in experts if module in expert.factors]
         A_RD.copy_(torch.cat([factor.A_rI.to(A_RD) for factor in factors]))
         B_OR.copy_(torch.cat([factor.B_Or.to(B_OR) for factor in factors], dim=1))
+        if layer.mixture_config[adapter_name].router_start == "directions":
+            _start_from_directions(layer, adapter_name, [expert.factors.get(module) for expert in experts])
+
+
+def _start_from_directions(
+    layer: MixtureLinear, adapter_name: str, factors: Sequence[LoraFactors | None]
+) -> None:
+    """Set each expert's row of the router to its leading direction; 0 where it lacks the module."""
+    if adapter_name in layer.mixture_router:
+        weight_ED = layer.mixture_router[adapter_name].weight
+        weight_ED.zero_()  # type: ignore[operator]
+        for row_D, factor in zip(weight_ED, factors, strict=False):  # type: ignore[arg-type]
+            if factor is not None:
+                row_D.copy_(leading_direction(factor.A_rI, factor.B_Or))

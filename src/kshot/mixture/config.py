@@ -3,14 +3,21 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_args
 
 from peft import PeftConfig
+from torch import nn
 
 from kshot.errors import ConfigError
+from kshot.mixture.card import write_card
+from kshot.mixture.expert import ExpertOrigin
 
 PEFT_TYPE = "KSHOT_MIXTURE"
 DEFAULT_TOP_K = 2
+Scope = Literal["module", "layer"]
+Granularity = Literal["token", "sequence"]
+Start = Literal["random", "directions"]
 
 
 class ModuleGroup(TypedDict):
@@ -30,20 +37,32 @@ class MixtureConfig(PeftConfig):
 
     At each module of `module_groups`, on its input x: `y = W x + sum over the top_k of g_e s_e B_e A_e x`,
     with `g = softmax(router logits of the top_k / router_temperature)`. Modules follow from the groups, not
-    from `target_modules`. Experts are stacked: their names are no state-dict keys, so any string will do.
+    from `target_modules`. Experts are stacked: their names are no state-dict keys.
 
     Attributes:
-        expert_names: N names, all different, in the order of the stack.
+        expert_names: N names, all different, none of digits alone, in the order of the stack.
         module_groups: Rank and scaling of every expert in every module.
+        expert_origins: Where each expert came from, for the model card; empty if nothing is known.
         top_k: Experts a token uses, in [1, N], or [1, N + 1] with `null_expert`; None: 2, or N if smaller.
             At 1 the gate is always 1, so that the task's loss does not train the router.
+        router_scope: A router in every `module` (paper), or one a `layer` of the base: it sits in the layer's
+            first module of the mixture, and the others of that layer use its gates.
+        router_granularity: Gates for every `token` (paper), or one decision for a `sequence`, from the mean
+            of the prompt: the tokens before the first label, or before the first that is generated.
+        router_start: `random` (paper), or the experts' own `directions`, in closed form: each expert's row is
+            the leading right singular vector of its B A there. A singular vector has no sign: the logits
+            are then |R x|, as in Arrow (arXiv 2405.11157).
+        router_prior: What a bias of the logits starts from, one number a choice, such as scores of the
+            experts in nats; None is no bias (paper).
         router_temperature: > 0.
-        router_init_std: Standard deviation of the router's start, >= 0; 0 only if every expert is on.
+        router_init_std: Standard deviation of a random start, >= 0; 0 only if every expert is on.
+        router_dropout: In training, the probability that a choice is hidden from a token, in [0, 1).
         null_expert: The router may also choose none: one more choice, which adds nothing.
         shared_r: Rank of a fresh LoRA that is always on; 0 for none.
         shared_alpha: Its scaling is `shared_alpha / shared_r`; None: `shared_r`, that is a scaling of 1.
         load_balancing: Coefficient of the load-balancing loss (see `router_loss`), >= 0; 0 is off, as in the
             paper.
+        z_loss: Coefficient of the router z-loss (see `router_loss`), >= 0; 0 is off; 1e-3 in ST-MoE.
         fixed_gates: N constant gates instead of a router: 1/N each is the uniform mixture, one-hot a single
             expert. There is then no router parameter, and the mixture can be merged and exported exactly.
         seed: Of everything drawn here: router, shared LoRA, and experts that are not loaded.
@@ -51,18 +70,25 @@ class MixtureConfig(PeftConfig):
     Raises:
         ConfigError: A setting is out of its range, or would have no effect.
 
-    Reference: arXiv 2408.15915v2, section 3.4; `shared_r` and `null_expert` are additions.
+    Reference: arXiv 2408.15915v2, section 3.4; whatever is not marked (paper) is an addition.
     """
 
     expert_names: list[str] = field(default_factory=list)
     module_groups: list[ModuleGroup] = field(default_factory=list)
+    expert_origins: list[ExpertOrigin] = field(default_factory=list)
     top_k: int | None = None
+    router_scope: Scope = "module"
+    router_granularity: Granularity = "token"
+    router_start: Start = "random"
+    router_prior: list[float] | None = None
     router_temperature: float = 1.0
     router_init_std: float = 0.02
+    router_dropout: float = 0.0
     null_expert: bool = False
     shared_r: int = 0
     shared_alpha: float | None = None
     load_balancing: float = 0.0
+    z_loss: float = 0.0
     fixed_gates: list[float] | None = None
     seed: int = 0
 
@@ -82,8 +108,14 @@ class MixtureConfig(PeftConfig):
             for group in self.module_groups
             for module in group["modules"]
         }
+        self._owners = {module: module for module in self._sizes}
         # PEFT asks for this name. It is not a field: it is neither saved nor accepted, as the groups decide.
         self.target_modules: Sequence[str] = list(self._sizes)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Save as PEFT does, with a model card that names the experts, their origins and licences."""
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[no-untyped-call]
+        write_card(self, Path(save_directory))
 
     @property
     def num_experts(self) -> int:
@@ -100,6 +132,28 @@ class MixtureConfig(PeftConfig):
         """Every module the mixture sits in, by its name in the base model."""
         return tuple(self._sizes)
 
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether a training pass keeps the router's logits for `router_loss`."""
+        return self.load_balancing > 0 or self.z_loss > 0
+
+    def assign_routers(self, base_model: nn.Module) -> None:
+        """Find the module that holds each module's router; to be called before layers are made.
+
+        Under `router_scope="layer"` that is the first of its layer, in the order in which the base defines
+        its modules.
+        """
+        if self.router_scope == "module" or self.fixed_gates is not None:
+            return
+        owners: dict[str, str] = {}
+        for module, _ in base_model.named_modules():
+            if module in self._sizes:
+                self._owners[module] = owners.setdefault(layer_of(module), module)
+
+    def router_owner(self, module: str) -> str:
+        """Return the module whose router decides in `module`: itself, or the first of its layer."""
+        return self._owners[module]
+
     def sizes(self, module: str) -> tuple[list[int], list[float]]:
         """Ranks and scalings of the N experts in `module`."""
         return self._sizes[module]
@@ -107,6 +161,16 @@ class MixtureConfig(PeftConfig):
     def covers(self, module: str) -> bool:
         """Whether the mixture sits in `module`."""
         return module in self._sizes
+
+
+def layer_of(module: str) -> str:
+    """Return the layer that a module lies in: `model.layers.3` of `model.layers.3.mlp.up_proj`.
+
+    A module outside numbered layers, such as `lm_head`, is a layer of its own.
+    """
+    parts = module.split(".")
+    numbered = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    return ".".join(parts[: numbered + 1])
 
 
 def _check_experts(config: MixtureConfig) -> None:
@@ -118,6 +182,12 @@ def _check_experts(config: MixtureConfig) -> None:
         )
     if len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
         raise ConfigError(f"expert_names must be different and not empty, got {names}: rename the experts")
+    if any(name.isdigit() for name in names):
+        raise ConfigError(f"expert_names must not be digits alone, got {names}: rename the experts")
+    if config.expert_origins and len(config.expert_origins) != len(names):
+        raise ConfigError(
+            f"expert_origins must be empty or one an expert, got {len(config.expert_origins)} of {len(names)}"
+        )
     for group in groups:
         _check_group(group, len(names))
     modules = [module for group in groups for module in group["modules"]]
@@ -161,7 +231,7 @@ def _check_fixed_gates(config: MixtureConfig) -> None:
             f"fixed_gates must be {config.num_experts} finite numbers, one an expert, got {gates}"
         )
     defaults = MixtureConfig.__dataclass_fields__
-    for name in ("top_k", "router_temperature", "router_init_std", "null_expert", "load_balancing"):
+    for name in _ROUTER_SETTINGS:
         value = getattr(config, name)
         if value != defaults[name].default:
             raise ConfigError(
@@ -169,11 +239,18 @@ def _check_fixed_gates(config: MixtureConfig) -> None:
             )
 
 
+_ROUTER_SETTINGS = (
+    "top_k", "router_scope", "router_granularity", "router_start", "router_prior", "router_temperature",
+    "router_init_std", "router_dropout", "null_expert", "load_balancing", "z_loss",
+)  # fmt: skip
+
+
 def _check_router(config: MixtureConfig) -> None:
     top_k, choices = config.top_k, config.num_choices
-    dense = top_k == choices
     if top_k is None or not 1 <= top_k <= choices:
         raise ConfigError(f"top_k must be in [1, {choices}], got {top_k}: lower top_k or add experts")
+    _check_kind(config)
+    _check_start(config, dense=top_k == choices)
     if not (config.router_temperature > 0 and math.isfinite(config.router_temperature)):
         raise ConfigError(
             f"router_temperature must be > 0, got {config.router_temperature}: 1 leaves logits as they are"
@@ -183,17 +260,42 @@ def _check_router(config: MixtureConfig) -> None:
             f"router_temperature={config.router_temperature} has no effect with top_k=1, "
             "whose gate is always 1: raise top_k or drop it"
         )
-    if not (config.router_init_std >= 0 and math.isfinite(config.router_init_std)):
-        raise ConfigError(f"router_init_std must be >= 0, got {config.router_init_std}: 0.02 is a good start")
-    if config.router_init_std == 0 and not dense:
-        raise ConfigError(
-            f"router_init_std must be > 0 with top_k={top_k} of {choices}, got 0: "
-            "all tokens would choose the same experts"
-        )
-    if not (config.load_balancing >= 0 and math.isfinite(config.load_balancing)):
-        raise ConfigError(f"load_balancing must be >= 0, got {config.load_balancing}: 0 is off")
-    if config.load_balancing > 0 and dense:
+    if not 0 <= config.router_dropout < 1:
+        raise ConfigError(f"router_dropout must be in [0, 1), got {config.router_dropout}: 0 is off")
+    for name in ("load_balancing", "z_loss"):
+        value = getattr(config, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise ConfigError(f"{name} must be >= 0, got {value}: 0 is off")
+    if config.load_balancing > 0 and top_k == choices:
         raise ConfigError(
             f"load_balancing={config.load_balancing} has no effect with top_k={top_k} of {choices}: "
             "every expert is always on; lower top_k or drop it"
+        )
+
+
+def _check_kind(config: MixtureConfig) -> None:
+    kinds: dict[str, Any] = {
+        "router_scope": Scope, "router_granularity": Granularity, "router_start": Start,
+    }  # fmt: skip
+    for name, allowed in kinds.items():
+        if getattr(config, name) not in get_args(allowed):
+            raise ConfigError(
+                f"{name} must be one of {', '.join(get_args(allowed))}, got {getattr(config, name)!r}"
+            )
+
+
+def _check_start(config: MixtureConfig, *, dense: bool) -> None:
+    std, prior = config.router_init_std, config.router_prior
+    if not (std >= 0 and math.isfinite(std)):
+        raise ConfigError(f"router_init_std must be >= 0, got {std}: 0.02 is a good start")
+    if std == 0 and not dense and prior is None and config.router_start == "random":
+        raise ConfigError(
+            f"router_init_std must be > 0 with top_k={config.top_k} of {config.num_choices}, got 0: "
+            "all tokens would choose the same experts"
+        )
+    if prior is not None and (
+        len(prior) != config.num_choices or not all(math.isfinite(value) for value in prior)
+    ):
+        raise ConfigError(
+            f"router_prior must be {config.num_choices} finite numbers, one a choice of the router, got {prior}"
         )

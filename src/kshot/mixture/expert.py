@@ -8,7 +8,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from peft.utils.other import get_pattern_key
@@ -54,6 +54,26 @@ class LoraFactors:
         return self.A_rI.shape[0]
 
 
+class ExpertOrigin(TypedDict):
+    """Where an expert came from, as it is kept with a mixture; JSON can hold it.
+
+    Attributes:
+        name: What the mixture calls the expert.
+        source: A Hub id with its revision, or a folder's name; never a path of the machine.
+        base_model: `base_model_name_or_path` of the adapter, which may be wrong.
+        licence: `license` of the adapter's model card.
+        converted_from: The kind of adapter it was, such as DORA or LOHA; None for a plain LoRA.
+        conversion_error: `||dW - s B A|| / ||dW||` (Frobenius) over all modules; None for a plain LoRA.
+    """
+
+    name: str
+    source: str
+    base_model: str | None
+    licence: str | None
+    converted_from: str | None
+    conversion_error: float | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraExpert:
     """A LoRA adapter as factors; its shapes agree within each module and its numbers are finite.
@@ -62,6 +82,7 @@ class LoraExpert:
         name: What the mixture calls it; never part of a state-dict key.
         base_model: `base_model_name_or_path` of the folder, which may be missing or wrong: shapes decide.
         factors: Keyed by the module's name in the base model, sorted.
+        origin: Where it came from, if known.
 
     Raises:
         AdapterError: No factors, factors that do not multiply, or numbers that are not finite.
@@ -70,6 +91,7 @@ class LoraExpert:
     name: str
     base_model: str | None
     factors: dict[str, LoraFactors]
+    origin: ExpertOrigin | None = None
 
     def __post_init__(self) -> None:
         if not self.factors:

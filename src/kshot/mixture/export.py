@@ -3,7 +3,10 @@
 D inputs   O outputs   R ranks of all experts together
 """
 
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,10 +14,15 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
 from torch import nn
 
-from kshot.errors import ConfigError
+from kshot.errors import AdapterError, ConfigError
 from kshot.mixture.config import MixtureConfig
-from kshot.mixture.expert import WEIGHTS_NAME, is_transposed
+from kshot.mixture.expert import is_transposed
+from kshot.mixture.mean_routing import ModelInputs, constant_gates_loss, mean_gates
 from kshot.mixture.model import mixture_config, mixture_layers
+from kshot.mixture.read import WEIGHTS_NAME
+
+EXPORT_REPORT = "export.json"
+logger = logging.getLogger(__name__)
 
 
 def export_lora(
@@ -22,37 +30,45 @@ def export_lora(
     folder: str | Path,
     *,
     adapter_name: str | None = None,
-    gates: Sequence[float] | None = None,
+    gates: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    batches: Sequence[ModelInputs] | None = None,
 ) -> Path:
-    """Write a mixture as one LoRA: exact for fixed gates, an approximation for a router and gates given here.
+    """Write a mixture as one LoRA: exact for fixed gates, else with constant gates in place of the router.
 
     The LoRA's rank is the sum of the experts' ranks (and `shared_r`), padded with zeros to one rank for all
     modules, with gates and scalings inside B and `lora_alpha = r`: readers need not know `rank_pattern`.
+    `export.json` beside it says what was done, and with `batches` what it costs.
 
     Args:
         model: Holds the mixture.
         folder: Written to; made if missing. The config comes last: a broken export is not readable.
         adapter_name: Which mixture; the active one if omitted.
-        gates: For a routed mixture, one constant gate an expert, such as its mean gate over some text. What
-            is lost by that is not measured here.
+        gates: For a routed mixture, one constant gate a choice of the router, or such gates for each module.
+        batches: For a routed mixture, text to take the mean routing of (unless `gates` are given) and to
+            measure the loss on: what the model's forward takes, `labels` where only they count.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: `gates` for fixed gates, or not one an expert; no mixture of that name.
-        AdapterError: The mixture is routed and `gates` is not given.
+        ConfigError: `gates` or `batches` for fixed gates, gates of a wrong number; no mixture of that name.
+        AdapterError: The mixture is routed and neither `gates` nor `batches` is given.
     """
     name = adapter_name if adapter_name is not None else model.active_adapter
     config = mixture_config(model, name)
-    _check_gates(config, gates)
     layers = mixture_layers(model, name)
-    gates_N = None if gates is None else torch.tensor(list(gates), dtype=torch.float64)
-    factors = {module: layer.lora_factors(name, gates_N) for module, layer in layers.items()}
+    by_module = _gates_by_module(model, name, config, gates, batches)
+    loss = constant_gates_loss(model, by_module, batches, name) if by_module and batches else None
+    factors = {
+        module: layer.lora_factors(name, torch.tensor(list(by_module[module])) if by_module else None)
+        for module, layer in layers.items()
+    }
     r = max(len(A_RD) for A_RD, _ in factors.values())
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_padded(factors, r), folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    report = {"exact": by_module is None, "gates": by_module, "loss": asdict(loss) if loss else None}
+    (folder / EXPORT_REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
     LoraConfig(
         r=r,
         lora_alpha=r,
@@ -62,16 +78,43 @@ def export_lora(
         base_model_name_or_path=config.base_model_name_or_path,
         inference_mode=True,
     ).save_pretrained(str(folder))
+    if loss:
+        logger.info("exported %s with constant gates: %s", name, loss)
     return folder
 
 
-def _check_gates(config: MixtureConfig, gates: Sequence[float] | None) -> None:
-    if gates is None:
-        return
+def _gates_by_module(
+    model: PeftModel,
+    name: str,
+    config: MixtureConfig,
+    gates: Sequence[float] | Mapping[str, Sequence[float]] | None,
+    batches: Sequence[ModelInputs] | None,
+) -> dict[str, list[float]] | None:
+    """Constant gates for each module; None if the mixture's own are fixed."""
     if config.fixed_gates is not None:
-        raise ConfigError(f"gates={list(gates)} has no effect: the mixture's gates are fixed; drop it")
-    if len(gates) != config.num_experts:
-        raise ConfigError(f"gates must be {config.num_experts} numbers, one an expert, got {list(gates)}")
+        if gates is not None or batches is not None:
+            raise ConfigError(
+                "gates and batches have no effect: the mixture's gates are fixed; drop them"
+            )
+        return None
+    if gates is None and batches is None:
+        raise AdapterError(
+            f"expected fixed_gates, got the routed mixture {name!r}, which changes by token: pass `batches` "
+            "of text to export its mean routing, or constant `gates`"
+        )
+    if gates is None:
+        return mean_gates(model, batches or [], name)
+    modules = mixture_layers(model, name)
+    by_module = gates if isinstance(gates, Mapping) else dict.fromkeys(modules, gates)
+    allowed = {config.num_experts, config.num_choices}  # the null expert's gate adds nothing
+    if set(by_module) != set(modules) or any(len(one) not in allowed for one in by_module.values()):
+        raise ConfigError(
+            f"gates must be {config.num_experts} numbers, one an expert, for each of {len(modules)} modules, "
+            f"got {gates}"
+        )
+    return {
+        module: [*map(float, one), *[0.0] * (config.num_choices - len(one))] for module, one in by_module.items()
+    }
 
 
 def _padded(factors: dict[str, tuple[torch.Tensor, torch.Tensor]], r: int) -> dict[str, torch.Tensor]:

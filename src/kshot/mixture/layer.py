@@ -17,6 +17,8 @@ Shapes: B batch   T tokens   D inputs   O outputs   E choices of the router (N e
 import math
 import warnings
 import zlib
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -28,16 +30,21 @@ from torch.nn.functional import linear
 from kshot.errors import AdapterError
 from kshot.mixture.config import MixtureConfig
 from kshot.mixture.expert import WEIGHT_DTYPES, is_transposed, linear_shape
+from kshot.mixture.router import Router
+from kshot.mixture.routing import Routing
 
 ROUTER = "mixture_router"
+BASE_ROWS = "__base__"  # PEFT's name, in `adapter_names`, for rows without an adapter
+Recorder = Callable[[str, str, torch.Tensor, torch.Tensor | None], None]
 
 
 class MixtureLinear(nn.Module, BaseTunerLayer):
     """A linear layer and, by adapter name, the mixtures that can be added to its output.
 
-    Parameters by adapter name: `mixture_A` (R, D), `mixture_B` (O, R), `mixture_router` (E, D), in float32 on
-    a half-precision base too, with `shared_r` `mixture_shared_A` and `mixture_shared_B`. Fresh ones depend
-    on `config.seed` and the module's name alone. The base may be quantised: only its forward is called.
+    By adapter name: `mixture_A` (R, D), `mixture_B` (O, R); `mixture_router`, a `Router`, in float32 on a
+    half-precision base too, unless the gates are fixed or those of the layer's first module
+    (`router_scope`); with `shared_r` `mixture_shared_A` and `mixture_shared_B`. Fresh ones depend on
+    `config.seed` and the module's name alone. The base may be quantised: only its forward is called.
 
     Args:
         base_layer: Any layer with `in_features` and `out_features`, or GPT-2's Conv1D.
@@ -52,7 +59,7 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
     adapter_layer_names = (
         "mixture_A", "mixture_B", ROUTER, "mixture_shared_A", "mixture_shared_B",
     )  # fmt: skip
-    other_param_names = ("mixture_spread", "mixture_gates", "mixture_config", "router_logits")
+    other_param_names = ("mixture_spread", "mixture_gates", "mixture_config", "lenders")
 
     def __init__(
         self, base_layer: nn.Module, adapter_name: str, config: MixtureConfig, module_name: str
@@ -65,15 +72,19 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
             )
         self.out_features, self.in_features = shape
         self.base_layer = base_layer
+        self.module_name = module_name
         self.mixture_A = nn.ParameterDict()
         self.mixture_B = nn.ParameterDict()
-        self.mixture_router = nn.ParameterDict()
+        self.mixture_router = nn.ModuleDict()
         self.mixture_shared_A = nn.ParameterDict()
         self.mixture_shared_B = nn.ParameterDict()
         self.mixture_spread = BufferDict()  # S, (E, R)
         self.mixture_gates = BufferDict()  # (N,), only where they are fixed
         self.mixture_config: dict[str, MixtureConfig] = {}
-        self.router_logits: dict[str, torch.Tensor] = {}  # of the last pass, kept for the load-balancing loss
+        self.lenders: dict[str, Router] = {}  # the router of the layer's first module, where it decides here too
+        self.routing = Routing()
+        self.recorder: Recorder | None = None
+        self.row_adapters: list[str] | None = None  # a mixture for each row, in place of the active ones
         self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config, module_name)
@@ -93,12 +104,12 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
         self.mixture_spread[adapter_name] = spread_ER.to(device, router_dtype)
         self.mixture_A[adapter_name] = _fresh((sum(ranks), inputs), std_A, draw, dtype)
         self.mixture_B[adapter_name] = _fresh((outputs, sum(ranks)), 0, draw, dtype)
-        if config.fixed_gates is None:
-            shape_ED = (config.num_choices, inputs)
-            self.mixture_router[adapter_name] = _fresh(shape_ED, config.router_init_std, draw, router_dtype)
-        else:
+        if config.fixed_gates is not None:
             gates_N = torch.tensor(config.fixed_gates, dtype=torch.float64)
             self.mixture_gates[adapter_name] = gates_N.to(device, router_dtype)
+        elif config.router_owner(module_name) == module_name:
+            weight_ED = _drawn((config.num_choices, inputs), config.router_init_std, draw).to(router_dtype)
+            self.mixture_router[adapter_name] = Router(weight_ED, config, module_name)
         if config.shared_r:
             self.mixture_shared_A[adapter_name] = _fresh((config.shared_r, inputs), std_A, draw, dtype)
             self.mixture_shared_B[adapter_name] = _fresh((outputs, config.shared_r), 0, draw, dtype)
@@ -113,14 +124,25 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
         if self.disable_adapters or self.merged:
             return y_BTO
         dtype = y_BTO.dtype
+        if self.row_adapters is not None:
+            return self._add_by_row(y_BTO, x_BTD).to(dtype)
         for name in self.active_adapters:
             if name in self.mixture_A:
                 y_BTO = y_BTO + self._mixture(name, x_BTD)
         return y_BTO.to(dtype)
 
-    def _mixture(self, name: str, x_BTD: torch.Tensor) -> torch.Tensor:
+    def _add_by_row(self, y_BTO: torch.Tensor, x_BTD: torch.Tensor) -> torch.Tensor:
+        names = cast(list[str], self.row_adapters)
+        for name in sorted({*names} - {BASE_ROWS}):
+            if name in self.mixture_A:
+                rows = torch.tensor([row for row, own in enumerate(names) if own == name], device=x_BTD.device)
+                y_BTO = y_BTO.index_add(0, rows, self._mixture(name, x_BTD[rows], rows).to(y_BTO.dtype))
+        return y_BTO
+
+    def _mixture(self, name: str, x_BTD: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what a mixture adds; `rows` are x's places in the whole batch if it is a part of one."""
         A_RD, B_OR = self.mixture_A[name], self.mixture_B[name]
-        gates_BTR = self._gates_of_ranks(name, x_BTD)
+        gates_BTR = self._gates_of_ranks(name, x_BTD, rows)
         x_BTD = x_BTD.to(A_RD.dtype)
         h_BTR = linear(x_BTD, A_RD)
         delta_BTO = linear(h_BTR * gates_BTR.to(h_BTR.dtype), B_OR)
@@ -129,28 +151,25 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
             delta_BTO = delta_BTO + linear(h_BTr, self.mixture_shared_B[name])
         return delta_BTO
 
-    def _gates_of_ranks(self, name: str, x_BTD: torch.Tensor) -> torch.Tensor:
-        """Return g S: (B, T, R) from the router, or (R,) from fixed gates."""
-        with torch.autocast(x_BTD.device.type, enabled=False):  # half precision would flip close choices
-            if name in self.mixture_gates:
-                gates = cast(torch.Tensor, self.mixture_gates[name])
-            else:
-                logits_BTE = self._router_logits(name, x_BTD)
-                gates = top_k_gates(logits_BTE, self.mixture_config[name].top_k or logits_BTE.shape[-1])
+    def _gates_of_ranks(self, name: str, x_BTD: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        """Return g S: (B, T, R), (B, 1, R) from a decision on the whole prompt, (R,) from fixed gates."""
+        device = x_BTD.device.type
+        autocast = torch.is_autocast_enabled(device)  # half precision would flip close choices
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
+            gates_BTE = self._gates(name, x_BTD, rows)
+            if self.recorder is not None:
+                mask_BT = self.routing.mask(x_BTD, rows)
+                self.recorder(self.module_name, name, gates_BTE.expand(*x_BTD.shape[:-1], -1), mask_BT)
             spread_ER = cast(torch.Tensor, self.mixture_spread[name])
-            return gates @ spread_ER.to(gates.dtype)
+            return gates_BTE @ spread_ER.to(gates_BTE.dtype)
 
-    def _router_logits(self, name: str, x_BTD: torch.Tensor) -> torch.Tensor:
-        config, router_ED = self.mixture_config[name], self.mixture_router[name]
-        dtype = torch.promote_types(router_ED.dtype, torch.float32)
-        logits_BTE = linear(x_BTD.to(dtype), router_ED.to(dtype))
-        if config.router_temperature != 1:
-            logits_BTE = logits_BTE / config.router_temperature
-        if config.load_balancing and self.training:
-            self.router_logits[name] = logits_BTE
-        else:
-            self.router_logits.pop(name, None)
-        return logits_BTE
+    def _gates(self, name: str, x_BTD: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        if name in self.mixture_gates:
+            return cast(torch.Tensor, self.mixture_gates[name])
+        if name in self.lenders:
+            return self.lenders[name].lend(self.module_name)
+        gates_BTE: torch.Tensor = self.mixture_router[name](x_BTD, self.routing, rows)
+        return gates_BTE
 
     def shared_scaling(self, name: str) -> float:
         """What the shared expert of a mixture is multiplied with."""
@@ -175,7 +194,7 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
         if gates_N is None and name not in self.mixture_gates:
             raise AdapterError(
                 f"expected fixed_gates, got the routed mixture {name!r}, which changes by token: "
-                "keep it as it is, or pass `gates` to export_lora (mean routing is not available yet)"
+                "keep it as it is, or export it by its mean routing over some text (`batches` of export_lora)"
             )
         spread_ER = self.mixture_spread[name]
         gates_N = self.mixture_gates[name] if gates_N is None else gates_N.to(spread_ER)
@@ -205,9 +224,10 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.mixture_A]
         deltas = {name: self.get_delta_weight(name) for name in names}  # all of them, before any is added
         weight = cast(torch.Tensor, self.get_base_layer().weight)
-        if not weight.dtype.is_floating_point:
+        if type(weight.data) is not torch.Tensor or not weight.dtype.is_floating_point:
+            kind = weight.dtype if type(weight.data) is torch.Tensor else type(weight.data).__name__
             raise AdapterError(
-                f"expected a floating-point base to merge into, got {weight.dtype}: load it unquantised"
+                f"expected a floating-point base to merge into, got {kind}: load it unquantised"
             )
         for name, delta in deltas.items():
             merged = weight.data + delta.to(weight.dtype)
@@ -239,23 +259,24 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
     ) -> None:
         """Move without the cast to the base's dtype that PEFT adds: it would round what was just loaded."""
         device = device or self._base_device_and_dtype()[0]
+        if device is None:
+            return
         for attribute in (*self.adapter_layer_names, "mixture_spread", "mixture_gates"):
-            tensors = getattr(self, attribute)
-            if device is not None and adapter_name in tensors and not tensors[adapter_name].is_meta:
-                tensors[adapter_name].data = tensors[adapter_name].data.to(device)  # keeps requires_grad
+            held = getattr(self, attribute)
+            if adapter_name not in held:
+                continue
+            tensors = held[adapter_name].parameters() if attribute == ROUTER else [held[adapter_name]]
+            for tensor in tensors:
+                if not tensor.is_meta:
+                    tensor.data = tensor.data.to(device)  # keeps requires_grad
 
 
 def _fresh(shape: tuple[int, int], std: float, draw: torch.Generator, dtype: torch.dtype) -> nn.Parameter:
-    weight = torch.randn(shape, generator=draw) * std if std else torch.zeros(shape)
-    return nn.Parameter(weight.to(dtype))
+    return nn.Parameter(_drawn(shape, std, draw).to(dtype))
 
 
-def top_k_gates(logits_BTE: torch.Tensor, k: int) -> torch.Tensor:
-    """Softmax over the k largest logits of each token, 0 elsewhere; over all of them if k is their number."""
-    if k == logits_BTE.shape[-1]:
-        return logits_BTE.softmax(dim=-1)
-    top_BTK, choice_BTK = logits_BTE.topk(k, dim=-1)
-    return torch.zeros_like(logits_BTE).scatter(-1, choice_BTK, top_BTK.softmax(dim=-1))
+def _drawn(shape: tuple[int, int], std: float, draw: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=draw) * std if std else torch.zeros(shape)
 
 
 def spread_of(ranks: list[int], scalings: list[float], num_choices: int) -> torch.Tensor:

@@ -4,8 +4,11 @@ Importing this module makes `peft_type` KSHOT_MIXTURE known to PEFT: import `ksh
 `PeftModel.from_pretrained`.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel
 from peft.mapping import (
     PEFT_TYPE_TO_CONFIG_MAPPING,
@@ -14,11 +17,13 @@ from peft.mapping import (
 )
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from kshot.errors import AdapterError, ConfigError
 from kshot.mixture.config import PEFT_TYPE, MixtureConfig
 from kshot.mixture.expert import linear_shape
-from kshot.mixture.layer import MixtureLinear
+from kshot.mixture.layer import BASE_ROWS, MixtureLinear
+from kshot.mixture.routing import Routing
 
 
 class MixtureModel(BaseTuner):
@@ -33,13 +38,94 @@ class MixtureModel(BaseTuner):
     tuner_layer_cls = MixtureLinear
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's attribute; modules come from the config
 
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        self.routing = Routing()
+        self._hooks: list[RemovableHandle] = []
+        super().__init__(model, *args, **kwargs)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put the layers in, as PEFT does, and connect those that share a router."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = _own(self.peft_config[adapter_name])
+        layers = mixture_layers(self.model, adapter_name)
+        for module, layer in layers.items():
+            layer.routing = self.routing
+            owner = config.router_owner(module)
+            if owner != module:
+                layer.lenders[adapter_name] = layers[owner].mixture_router[adapter_name]  # type: ignore[assignment]
+        if config.router_granularity == "sequence" and not self._hooks:
+            self._hooks = self.routing.watch(self.model)
+
+    def route_by_prompt(self, prompt_BT: torch.Tensor) -> AbstractContextManager[None]:
+        """Say which tokens of the passes in a block are the prompt, (B, T), where labels do not say it.
+
+        A sequence-level router decides by them alone. Without labels and without this it reads every token
+        that is not padding: right for a prompt that is to be continued, and a leak where the answer is there.
+        """
+        return self.routing.given_prompt(prompt_BT)
+
+    def select_rows(self, kept: torch.Tensor) -> None:
+        """Follow a batch that some rows have left: a sequence-level router remembers what it decided for each.
+
+        Args:
+            kept: (B,) indices into the rows so far.
+        """
+        for module in self.model.modules():
+            if isinstance(module, MixtureLinear):
+                for router in module.mixture_router.values():
+                    if router.prompt_gates is not None:
+                        router.prompt_gates = router.prompt_gates[kept]  # type: ignore[assignment, index]
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT's place for `adapter_names`: a mixture, or `__base__`, for each row of the batch."""
+        names: Sequence[str] | None = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        rows = [name for name in names for _ in range(kwargs.get("num_beams") or 1)]
+        layers = [module for module in self.model.modules() if isinstance(module, MixtureLinear)]
+        self._check_rows(rows, layers, args, kwargs)
+        for layer in layers:
+            layer.row_adapters = rows
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.row_adapters = None
+
+    def _check_rows(
+        self, rows: list[str], layers: list[MixtureLinear], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if self.training:
+            raise ConfigError("expected evaluation mode with adapter_names, got training: call model.eval()")
+        unknown = sorted({*rows} - {BASE_ROWS, *self.peft_config})
+        if unknown:
+            raise ConfigError(
+                f"expected adapter_names among {sorted(self.peft_config)} and {BASE_ROWS}, got {unknown}"
+            )
+        if any(layer.merged for layer in layers):
+            raise ConfigError("expected unmerged mixtures with adapter_names, got merged ones: unmerge them")
+        inputs = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+        if isinstance(inputs, torch.Tensor) and len(inputs) * (kwargs.get("num_beams") or 1) != len(rows):
+            raise ConfigError(
+                f"expected one of adapter_names a row, {len(inputs)}, got {len(kwargs['adapter_names'])}"
+            )
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        base: nn.Module = super()._unload_and_optionally_merge(*args, **kwargs)
+        while self._hooks:
+            self._hooks.pop().remove()
+        return base
+
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Refuse a config of another base before anything is changed.
 
         Raises:
             AdapterError: Names the first module that is missing or not linear.
         """
-        module_names = _own(peft_config).module_names
+        config = _own(peft_config)
+        module_names = config.module_names
         modules = dict(model.named_modules())
         strange = [
             name for name in module_names if name not in modules or linear_shape(modules[name]) is None
@@ -49,6 +135,7 @@ class MixtureModel(BaseTuner):
                 f"the mixture belongs to another base: expected a linear layer {strange[0]}, got none; "
                 f"{len(strange)} of {len(module_names)} modules are missing: load its own base"
             )
+        config.assign_routers(model)
 
     @staticmethod
     def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
@@ -86,6 +173,18 @@ def mixture_layers(model: nn.Module, adapter_name: str) -> dict[str, MixtureLine
         for name, module in base.named_modules()
         if isinstance(module, MixtureLinear) and adapter_name in module.mixture_A
     }
+
+
+@contextmanager
+def watching(model: nn.Module) -> Iterator[None]:
+    """Let the layers know, in the passes of the block, which tokens are padding."""
+    tuner = model.base_model if isinstance(model, PeftModel) else model
+    hooks = tuner.routing.watch(tuner.model) if isinstance(tuner, MixtureModel) else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def mixture_config(model: nn.Module, adapter_name: str) -> MixtureConfig:

@@ -1,5 +1,6 @@
 """The pipeline: from a task file to a tuned, measured and reported expert."""
 
+from kshot.pipeline.export import Exported, export_expert
 from kshot.pipeline.run import GOALS, Goal, RunResult, run
 
-__all__ = ["GOALS", "Goal", "RunResult", "run"]
+__all__ = ["GOALS", "Exported", "Goal", "RunResult", "export_expert", "run"]

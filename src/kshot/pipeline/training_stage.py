@@ -40,7 +40,7 @@ def run_training(inputs: Inputs, run: RunFolder, stage: Stage, folder: Path) -> 
     )
     experts = chosen_experts(inputs, run, stage)
     torch.manual_seed(task.seed)
-    with attached(lm, experts, **_mixture_options(inputs, stage)):
+    with attached(lm, experts, **_mixture_options(inputs, run, stage)):
         with inputs.progress.bar(_TITLES[stage], round(steps * task.training.num_train_epochs)) as advance:
             result = fit(
                 lm, rows, task.training, seed=task.seed, checkpoints=checkpoints, callbacks=[_Steps(advance)]
@@ -74,17 +74,16 @@ def training_rows(inputs: Inputs, run: RunFolder) -> list[TokenisedExample]:
     ]
 
 
-def _mixture_options(inputs: Inputs, stage: Stage) -> dict[str, Any]:
-    settings = inputs.task.mixture
+def _mixture_options(inputs: Inputs, run: RunFolder, stage: Stage) -> dict[str, Any]:
     if stage == "single":
         return {"gates": [1.0]}
-    return {
-        "top_k": settings.top_k,
-        "shared_r": settings.shared_r,
-        "null_expert": settings.null_expert,
-        "load_balancing": settings.load_balancing,
-        "seed": inputs.task.seed,
-    }
+    options = inputs.task.mixture.model_dump() | {"seed": inputs.task.seed}
+    if options["router_start"] == "scores":
+        selection = run.read_json("experts", SELECTION)
+        nll = {one["name"]: one["mean_nll"] for one in selection["candidates"]}
+        scores = {name: -nll[name] for name in selection["experts"]}
+        options |= {"router_start": "random", "expert_scores": scores}
+    return options
 
 
 class _Steps(TrainerCallback):

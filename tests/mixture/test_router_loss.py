@@ -8,7 +8,7 @@ from torch import nn
 
 from kshot.errors import ConfigError
 from kshot.mixture import LoraExpert, build_mixture, router_loss
-from kshot.mixture.load_balancing import load_balancing_loss
+from kshot.mixture.router_loss import load_balancing_loss
 
 MakeModel = Callable[..., nn.Module]
 MakeExpert = Callable[..., LoraExpert]
@@ -69,7 +69,7 @@ def test_refuses_a_mask_of_another_batch(model: nn.Module, token_ids: torch.Tens
 def test_refuses_a_model_that_kept_nothing(model: nn.Module, token_ids: torch.Tensor) -> None:
     model(input_ids=token_ids)
     model.eval()(input_ids=token_ids)  # evaluation drops what the training pass kept
-    with pytest.raises(ConfigError, match=r"expected a training pass of a mixture with load_balancing > 0"):
+    with pytest.raises(ConfigError, match=r"expected a training pass of a mixture with load_balancing or z_loss > 0"):
         router_loss(model)
 
 

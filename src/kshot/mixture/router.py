@@ -1,0 +1,119 @@
+"""The router: from a module's input to one gate a token and expert.
+
+B batch   T tokens   E choices of the router   K experts a token uses   r rank   D inputs   O outputs
+"""
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from kshot.errors import AdapterError
+from kshot.mixture.config import MixtureConfig
+from kshot.mixture.routing import Routing
+
+HIDDEN = 1e4  # taken off the logit of a hidden choice: beyond any logit, and if all are hidden it changes nothing
+
+
+class Router(nn.Module):
+    """`softmax(top-k of (R x + b) / temperature)`, as a `MixtureConfig` describes it.
+
+    Args:
+        weight_ED: R, where it starts from; in float32 at least.
+        config: Of the mixture.
+        module_name: Where it sits, for errors.
+    """
+
+    def __init__(self, weight_ED: torch.Tensor, config: MixtureConfig, module_name: str) -> None:
+        super().__init__()
+        self.config = config
+        self.module_name = module_name
+        self.weight = nn.Parameter(weight_ED)
+        prior = config.router_prior
+        self.bias = None if prior is None else nn.Parameter(torch.tensor(prior, dtype=weight_ED.dtype))
+        self.logits: torch.Tensor | None = None  # of the last training pass, kept for router_loss
+        self.lent_gates: torch.Tensor | None = None  # of the last pass, for the other modules of its layer
+        self.prompt_gates: torch.Tensor | None = None  # (B, 1, E), of the prompt that is being continued
+
+    def forward(
+        self, x_BTD: torch.Tensor, routing: Routing, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the gates, (B, T, E), or (B, 1, E) from one decision a sequence.
+
+        Args:
+            x_BTD: Input of the module.
+            routing: What is known of the pass.
+            rows: x's places in the whole batch, if it is a part of one.
+        """
+        if self.config.router_granularity == "token":
+            gates_BTE = self._decide(x_BTD)
+        elif routing.continues:
+            gates_BTE = self._decided(len(x_BTD))
+        else:
+            gates_BTE = self._decide(routing.mean_of_prompt(x_BTD, rows))
+            self.prompt_gates = gates_BTE.detach()
+        if self.config.router_scope == "layer":
+            self.lent_gates = gates_BTE
+        return gates_BTE
+
+    def lend(self, module_name: str) -> torch.Tensor:
+        """Return the gates of this pass to another module of the layer.
+
+        Raises:
+            AdapterError: The router has not run yet.
+        """
+        if self.lent_gates is None:
+            raise AdapterError(
+                f"expected {self.module_name}, which holds the router of its layer, to run before "
+                f'{module_name}, which it did not: use router_scope="module" with this base'
+            )
+        return self.lent_gates
+
+    def _decide(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        logits_BTE = linear(x_BTD.to(dtype), self.weight.to(dtype))
+        if config.router_start == "directions":
+            logits_BTE = logits_BTE.abs()
+        if self.bias is not None:
+            logits_BTE = logits_BTE + self.bias.to(dtype)
+        if config.router_temperature != 1:
+            logits_BTE = logits_BTE / config.router_temperature
+        self.logits = logits_BTE if config.keeps_logits and self.training else None
+        if config.router_dropout and self.training:
+            logits_BTE = hide_choices(logits_BTE, config.router_dropout)
+        return top_k_gates(logits_BTE, config.top_k or config.num_choices)
+
+    def _decided(self, num_rows: int) -> torch.Tensor:
+        gates_B1E = self.prompt_gates
+        if gates_B1E is None or len(gates_B1E) != num_rows:
+            raise AdapterError(
+                f"expected to go on from a prompt of {num_rows} rows, got "
+                f"{'no prompt' if gates_B1E is None else f'one of {len(gates_B1E)}'}: a sequence-level router "
+                "decides when it sees the prompt; call select_rows when rows leave the batch"
+            )
+        return gates_B1E
+
+
+def top_k_gates(logits_BTE: torch.Tensor, k: int) -> torch.Tensor:
+    """Softmax over the k largest logits of each token, 0 elsewhere; over all of them if k is their number."""
+    if k == logits_BTE.shape[-1]:
+        return logits_BTE.softmax(dim=-1)
+    top_BTK, choice_BTK = logits_BTE.topk(k, dim=-1)
+    return torch.zeros_like(logits_BTE).scatter(-1, choice_BTK, top_BTK.softmax(dim=-1))
+
+
+def hide_choices(logits_BTE: torch.Tensor, probability: float) -> torch.Tensor:
+    """Hide each choice from each token with some probability, so that no token depends on one expert."""
+    return logits_BTE - HIDDEN * (torch.rand_like(logits_BTE) < probability)
+
+
+@torch.no_grad()
+def leading_direction(A_rD: torch.Tensor, B_Or: torch.Tensor) -> torch.Tensor:
+    """Return the right singular vector of B A with the largest singular value, (D,), of length 1, float64.
+
+    Through a QR of each factor, so that nothing of size O x D is formed. B = 0 gives 0.
+    """
+    rows_Dr, small_rr = torch.linalg.qr(A_rD.double().T)
+    core_rr = torch.linalg.qr(B_Or.double()).R @ small_rr.T
+    _, sizes_r, directions_rr = torch.linalg.svd(core_rr, full_matrices=False)
+    return rows_Dr @ directions_rr[0] * (sizes_r[0] > 0)
