@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from kshot.errors import ConfigError
 from kshot.examples import Example
 from kshot.language_model import LanguageModel
-from kshot.prompts import PromptTemplate, TokenisedExample, form_of, prompt_of, target_of
+from kshot.prompts import Form, PromptTemplate, TokenisedExample, form_of, prompt_of, target_of
 
 QUESTION = Example(
     "Which?\nA) red\nB) blue", "B", choices=("red", "blue"), label=1, question="Which?", rationale="It is so."
@@ -153,8 +153,23 @@ def test_forms() -> None:
     assert (prompt_of(plain, "cloze"), target_of(plain, "cloze", rationale=True)) == ("a", "b")
 
 
+@pytest.mark.parametrize(("form", "answer"), [("instruction", "B"), ("cloze", "blue")])
+def test_order_of_rationale_and_answer(form: Form, answer: str) -> None:
+    assert target_of(QUESTION, form, rationale=True, order="answer_first") == f"{answer}\nIt is so."
+    assert target_of(QUESTION, form, rationale=True, order="rationale_first") == f"It is so.\n{answer}"
+    assert target_of(QUESTION, form, order="answer_first") == answer
+    assert target_of(Example("a", "b"), form, rationale=True, order="answer_first") == "b"
+
+
+def test_an_unknown_order_is_refused() -> None:
+    with pytest.raises(ConfigError, match="order must be one of rationale_first, answer_first, got 'answer'"):
+        target_of(QUESTION, "cloze", rationale=True, order="answer")  # type: ignore[arg-type]
+
+
 def test_encode_example(tokenizer: PreTrainedTokenizerFast) -> None:
     template = PromptTemplate(tokenizer)
     assert template.encode_example(QUESTION, "cloze", rationale=True) == template.encode(
         "Which?", "It is so.\nblue"
     )
+    answer_first = template.encode_example(QUESTION, "cloze", rationale=True, order="answer_first")
+    assert answer_first == template.encode("Which?", "blue\nIt is so.")

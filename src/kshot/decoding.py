@@ -15,6 +15,8 @@ from transformers import DynamicCache
 from kshot.batching import Batch, logits_at, position_ids
 
 OnRows = Callable[[list[int]], None]
+Choose = Callable[[Tensor, list[int]], Tensor]
+"""(B, V) logits and the rows that they belong to -> (B,) token ids."""
 
 
 def greedy_decode(
@@ -24,6 +26,7 @@ def greedy_decode(
     end_ids: Collection[int],
     max_new_tokens: int,
     on_rows: OnRows | None = None,
+    choose: Choose | None = None,
 ) -> list[list[int]]:
     """Append the likeliest token to each row until an end token or `max_new_tokens`.
 
@@ -33,6 +36,7 @@ def greedy_decode(
         end_ids: Tokens that end a row; they are not returned.
         max_new_tokens: Longest answer, in tokens.
         on_rows: Called before each pass with the rows, by their index in `batch`, that it holds.
+        choose: Takes the next tokens in place of the likeliest ones; rows are named as for `on_rows`.
 
     Returns:
         New token ids of each row.
@@ -47,7 +51,8 @@ def greedy_decode(
     for _ in range(max_new_tokens):
         if on_rows:
             on_rows(rows)
-        next_B = _last_logits(model, tokens_BT, mask_BT, positions_BT, cache).argmax(dim=-1)
+        logits_BV = _last_logits(model, tokens_BT, mask_BT, positions_BT, cache)
+        next_B = choose(logits_BV, rows) if choose else logits_BV.argmax(dim=-1)
         going_B = ~torch.isin(next_B, ends)
         for row, token, going in zip(rows, next_B.tolist(), going_B.tolist(), strict=True):
             if going:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from kshot.batching import label_logits, length_batches, pad_left
-from kshot.decoding import OnRows, greedy_decode
+from kshot.decoding import Choose, OnRows, greedy_decode
 from kshot.errors import ConfigError, SourceError, reason_of
 from kshot.model_source import resolve_model
 from kshot.progress import Advance
@@ -134,6 +134,7 @@ class LanguageModel:
         batch_size: int = GENERATION_BATCH,
         progress: Advance | None = None,
         on_rows: OnRows | None = None,
+        choose: Choose | None = None,
     ) -> list[str]:
         """Answer each prompt greedily, batched by length with a KV cache, until the end token.
 
@@ -145,6 +146,7 @@ class LanguageModel:
             batch_size: Rows decoded at once.
             progress: Called with the number of rows just answered.
             on_rows: Called before each forward pass with the indices of the prompts in it, in order.
+            choose: Takes the next tokens in place of the likeliest ones, from logits and indices of prompts.
 
         Raises:
             ConfigError: `max_new_tokens` or `batch_size` is below 1.
@@ -157,9 +159,12 @@ class LanguageModel:
         answers = [""] * len(prompts)
         order = sorted(range(len(ids)), key=lambda index: (len(ids[index]), index))
         for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
+            indices = sorted(order[start : start + batch_size])  # as given, which is by adapter in scoring
             texts = self._generate_batch(
-                [ids[index] for index in indices], max_new_tokens, _renamed(on_rows, indices)
+                [ids[index] for index in indices],
+                max_new_tokens,
+                _renamed(on_rows, indices),
+                _renamed_choice(choose, indices),
             )
             for index, text in zip(indices, texts, strict=True):
                 answers[index] = text
@@ -168,12 +173,21 @@ class LanguageModel:
         return answers
 
     def _generate_batch(
-        self, prompts: Sequence[list[int]], max_new_tokens: int, on_rows: OnRows | None
+        self,
+        prompts: Sequence[list[int]],
+        max_new_tokens: int,
+        on_rows: OnRows | None,
+        choose: Choose | None,
     ) -> list[str]:
         rows = [TokenisedExample(tuple(ids), len(ids)) for ids in prompts]
         batch = pad_left(rows, self.pad_id, self.device)
         new_ids = greedy_decode(
-            self.model, batch, end_ids=self._end_ids(), max_new_tokens=max_new_tokens, on_rows=on_rows
+            self.model,
+            batch,
+            end_ids=self._end_ids(),
+            max_new_tokens=max_new_tokens,
+            on_rows=on_rows,
+            choose=choose,
         )
         texts = self.tokenizer.batch_decode(new_ids, skip_special_tokens=True)
         return [self._until_end(text) for text in texts]
@@ -219,3 +233,8 @@ def _usable_device(name: str | None) -> torch.device:
 def _renamed(on_rows: OnRows | None, indices: Sequence[int]) -> OnRows | None:
     """Let a callback hear of the rows of a batch by their index outside of it."""
     return on_rows and (lambda rows: on_rows([indices[row] for row in rows]))
+
+
+def _renamed_choice(choose: Choose | None, indices: Sequence[int]) -> Choose | None:
+    """Let a choice of tokens hear of the rows of a batch by their index outside of it."""
+    return choose and (lambda logits_BV, rows: choose(logits_BV, [indices[row] for row in rows]))

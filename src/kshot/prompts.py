@@ -1,7 +1,7 @@
 """Example -> prompt -> `input_ids` and `labels`: one tokenisation for scoring, training and generation."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +10,7 @@ from kshot.errors import ConfigError
 from kshot.examples import Example
 
 Form = Literal["instruction", "cloze"]
+Order = Literal["rationale_first", "answer_first"]
 
 PLAIN_TEMPLATE = (  # for base models without a chat template of their own
     "{{ bos }}{% for message in messages %}"
@@ -63,12 +64,29 @@ def prompt_of(example: Example, form: Form) -> str:
     return example.question if form == "cloze" and example.question else example.request
 
 
-def target_of(example: Example, form: Form, *, rationale: bool = False) -> str:
-    """Return what the model should say: output or right choice, its rationale first where asked for."""
+def target_of(
+    example: Example, form: Form, *, rationale: bool = False, order: Order = "rationale_first"
+) -> str:
+    """Return what the model should say: output or right choice, with its rationale where asked for.
+
+    Args:
+        example: What is asked and what is right.
+        form: Whether the answer is the output or the text of the right choice.
+        rationale: Add the rationale, if there is one.
+        order: Which of the two comes first; without a rationale it changes nothing.
+
+    Raises:
+        ConfigError: `order` is unknown.
+    """
+    if order not in get_args(Order):
+        raise ConfigError(f"order must be one of {', '.join(get_args(Order))}, got {order!r}")
     answer = example.output
     if form == "cloze" and example.choices is not None and example.label is not None:
         answer = example.choices[example.label]
-    return f"{example.rationale}\n{answer}" if rationale and example.rationale else answer
+    if not (rationale and example.rationale):
+        return answer
+    parts = (example.rationale, answer)
+    return "\n".join(parts if order == "rationale_first" else parts[::-1])
 
 
 class PromptTemplate:
@@ -134,10 +152,16 @@ class PromptTemplate:
         return TokenisedExample(tuple(ids[excess:]), len(prompt_ids) - excess)
 
     def encode_example(
-        self, example: Example, form: Form, *, rationale: bool = False, max_length: int | None = None
+        self,
+        example: Example,
+        form: Form,
+        *,
+        rationale: bool = False,
+        order: Order = "rationale_first",
+        max_length: int | None = None,
     ) -> TokenisedExample:
-        """Tokenise an example as it is scored and trained on."""
-        target = target_of(example, form, rationale=rationale)
+        """Tokenise an example as it is scored and trained on; `rationale` and `order` as in `target_of`."""
+        target = target_of(example, form, rationale=rationale, order=order)
         return self.encode(prompt_of(example, form), target, max_length=max_length)
 
     def _own_bos(self) -> str:

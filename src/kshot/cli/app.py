@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from kshot.cli.bank import BANK
+from kshot.cli.rationales import RATIONALES
 from kshot.cli.task import TASK
 from kshot.errors import KshotError
 from kshot.terminal import ERRORS, quiet_libraries
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(TASK)
+app.add_typer(RATIONALES)
 app.add_typer(BANK, name="bank")
 
 
