@@ -1,5 +1,7 @@
 """Building a mixture: experts as they were, and every mistake found before the model is touched."""
 
+import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 
 from kshot.errors import AdapterError, ConfigError
-from kshot.mixture import LoraExpert, LoraFactors, build_mixture, read_lora
+from kshot.mixture import LoraExpert, LoraFactors, MixtureConfig, build_mixture, read_lora
 from kshot.mixture.model import mixture_layers
 
 MakeModel = Callable[..., nn.Module]
@@ -98,15 +100,56 @@ def test_invariant_same_seed_same_start(two_experts: dict[str, Path], make_llama
     assert not any(torch.equal(starts[0][name], starts[2][name]) for name in routers)
 
 
+ALL_OPTIONS = {
+    "top_k": 2, "router_scope": "layer", "router_granularity": "sequence", "router_temperature": 0.5,
+    "router_init_std": 0.1, "router_dropout": 0.2, "null_expert": True, "shared_r": 4, "shared_alpha": 8.0,
+    "load_balancing": 0.01, "z_loss": 1e-3, "seed": 3,
+}  # fmt: skip
+
+
 def test_options_reach_the_config(two_experts: dict[str, Path], make_llama: MakeModel) -> None:
-    options = {
-        "top_k": 2, "router_temperature": 0.5, "router_init_std": 0.1, "null_expert": True, "shared_r": 4,
-        "shared_alpha": 8.0, "load_balancing": 0.01, "seed": 3,
-    }  # fmt: skip
-    config = build_mixture(make_llama(), two_experts, **options).peft_config["default"]
-    assert {name: getattr(config, name) for name in options} == options
+    config = build_mixture(make_llama(), two_experts, **ALL_OPTIONS).peft_config["default"]
+    assert {name: getattr(config, name) for name in ALL_OPTIONS} == ALL_OPTIONS
     assert config.expert_names == list(two_experts)
     assert config.task_type == "CAUSAL_LM"
+    other = {"router_start": "directions", "fixed_gates": None}
+    config = build_mixture(make_llama(), two_experts, **other).peft_config["default"]
+    assert {name: getattr(config, name) for name in other} == other
+    fixed = build_mixture(make_llama(), two_experts, fixed_gates=(1, 0)).peft_config["default"]
+    assert fixed.fixed_gates == [1.0, 0.0]
+
+
+def test_every_setting_of_the_config_can_be_built() -> None:
+    fields = {field.name for field in dataclasses.fields(MixtureConfig)}
+    fields -= {field.name for field in dataclasses.fields(PeftConfig)}
+    found_by_build = {"expert_names", "module_groups", "expert_origins", "router_prior"}
+    assert fields - found_by_build <= set(inspect.signature(build_mixture).parameters)
+
+
+@pytest.mark.parametrize("options", [ALL_OPTIONS, {"router_start": "directions", "expert_scores": "given"}])
+def test_roundtrip_of_every_setting(
+    options: dict[str, Any],
+    two_experts: dict[str, Path],
+    make_llama: MakeModel,
+    token_ids: torch.Tensor,
+    tmp_path: Path,
+) -> None:
+    if "expert_scores" in options:
+        options = options | {"expert_scores": dict(zip(two_experts, (-1.0, -2.5), strict=True))}
+    model = build_mixture(make_llama(), two_experts, **options).eval()
+    for name, parameter in model.named_parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter) * ("mixture" in name)
+    model.save_pretrained(tmp_path / "mixture")
+    loaded = PeftModel.from_pretrained(make_llama(), tmp_path / "mixture").eval()
+    first, again = model.peft_config["default"], loaded.peft_config["default"]
+    assert {name: getattr(again, name) for name in vars(first) if name.startswith("router")} == {
+        name: value for name, value in vars(first).items() if name.startswith("router")
+    }
+    mask = torch.ones_like(token_ids)
+    mask[0, :2] = 0
+    with torch.no_grad():
+        want = model(input_ids=token_ids, attention_mask=mask).logits
+        assert torch.equal(loaded(input_ids=token_ids, attention_mask=mask).logits, want)
 
 
 def test_mixed_precision_experts_on_bfloat16(
@@ -126,6 +169,9 @@ def test_mixed_precision_experts_on_bfloat16(
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"experts": {}}, ConfigError, r"experts must name at least 1 LoRA, got none"),
     ({"top_k": 3}, ConfigError, r"top_k must be in \[1, 2\], got 3"),
+    ({"router_scope": "model"}, ConfigError, r"router_scope must be one of module, layer, got 'model'"),
+    ({"z_loss": -1.0}, ConfigError, r"z_loss must be >= 0, got -1.0"),
+    ({"expert_scores": {"math": 1.0}}, ConfigError, r"expert_scores must have one score an expert"),
     ({"adapter_name": "0"}, ConfigError, r"adapter_name must not be empty, digits, .* got '0'"),
     ({"adapter_name": ""}, ConfigError, r"adapter_name must not be empty, .* got ''"),
     ({"adapter_name": "q_proj"}, ConfigError, r"part of a module's name, got 'q_proj'"),

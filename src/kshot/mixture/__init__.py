@@ -5,17 +5,26 @@ Importing this package makes `peft.PeftModel.from_pretrained` read saved mixture
 
 from kshot.mixture.build import build_mixture
 from kshot.mixture.config import MixtureConfig
-from kshot.mixture.expert import LoraExpert, LoraFactors, check_fits
+from kshot.mixture.contributions import (
+    Contribution,
+    contribution_table,
+    expert_contributions,
+    missing_modules,
+)
+from kshot.mixture.expert import ExpertOrigin, LoraExpert, LoraFactors, check_fits
 from kshot.mixture.export import export_lora
 from kshot.mixture.layer import MixtureLinear, is_router_parameter
-from kshot.mixture.router_loss import router_loss
 from kshot.mixture.mean_routing import constant_gates, constant_gates_loss, mean_gates
 from kshot.mixture.model import MixtureModel
+from kshot.mixture.push import push_to_hub
 from kshot.mixture.read import load_expert, read_lora
+from kshot.mixture.router_loss import router_loss
 from kshot.mixture.row_gates import set_row_gates
 from kshot.mixture.statistics import RoutingStatistics, collect_routing
 
 __all__ = [
+    "Contribution",
+    "ExpertOrigin",
     "LoraExpert",
     "LoraFactors",
     "MixtureConfig",
@@ -27,10 +36,14 @@ __all__ = [
     "collect_routing",
     "constant_gates",
     "constant_gates_loss",
+    "contribution_table",
+    "expert_contributions",
     "export_lora",
     "is_router_parameter",
     "load_expert",
     "mean_gates",
+    "missing_modules",
+    "push_to_hub",
     "read_lora",
     "router_loss",
     "set_row_gates",

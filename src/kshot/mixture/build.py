@@ -1,5 +1,6 @@
 """From LoRA experts and a base model to a mixture ready to be trained."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -64,8 +65,8 @@ def build_mixture(
         load_balancing: Coefficient in `router_loss`.
         z_loss: Coefficient in `router_loss`.
         fixed_gates: Constant gates in place of a router, one an expert.
-        convert_rank: Adapters that are no plain LoRA (DoRA, LoHa, ...) are converted to one of this rank, with
-            the error in the expert's origin; None refuses them.
+        convert_rank: Adapters that are no plain LoRA (DoRA, LoHa, ...) are converted to one of this rank,
+            with the error in the expert's origin; None refuses them.
         seed: Of the router's and the shared LoRA's start.
         adapter_name: What PEFT calls the mixture.
 
@@ -81,9 +82,7 @@ def build_mixture(
     _check_adapters(base_model, adapter_name)
     _check_adapter_name(base_model, adapter_name)
     base = base_model.get_base_model() if isinstance(base_model, PeftModel) else base_model
-    loaded = [
-        load_expert(source, name, base, convert_rank=convert_rank) for name, source in experts.items()
-    ]
+    loaded = [load_expert(source, name, base, convert_rank=convert_rank) for name, source in experts.items()]
     for expert in loaded:
         check_fits(expert, base)
     config = MixtureConfig(
@@ -124,7 +123,7 @@ def _origins(experts: Sequence[LoraExpert]) -> list[ExpertOrigin]:
 def _prior(
     experts: Mapping[str, str | Path | LoraExpert], scores: Mapping[str, float] | None, null_expert: bool
 ) -> list[float] | None:
-    """Scores in the order of the stack, with their mean taken off: a softmax does not see it, a z-loss would."""
+    """Scores in the order of the stack, less their mean: a softmax does not see it, a z-loss would."""
     if scores is None:
         return None
     if set(scores) != set(experts):
@@ -132,6 +131,8 @@ def _prior(
             f"expert_scores must have one score an expert, {sorted(experts)}, got {sorted(scores)}"
         )
     prior = [float(scores[name]) for name in experts]
+    if not all(math.isfinite(score) for score in prior):
+        raise ConfigError(f"expert_scores must be finite, got {dict(scores)}: leave that expert out")
     prior += [min(prior)] * null_expert
     mean = sum(prior) / len(prior)
     return [score - mean for score in prior]

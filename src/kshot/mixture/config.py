@@ -3,18 +3,28 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, TypeGuard, get_args
 
 from peft import PeftConfig
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import nn
 
 from kshot.errors import ConfigError
 from kshot.mixture.card import write_card
 from kshot.mixture.expert import ExpertOrigin
 
-PEFT_TYPE = "KSHOT_MIXTURE"
-DEFAULT_TOP_K = 2
+
+class MixtureType(str, Enum):  # noqa: UP042 - PEFT prints its types as such an enum is printed
+    """What PEFT calls the mixture; an enum as PEFT's own types are, since transformers reads their `value`."""
+
+    KSHOT_MIXTURE = "KSHOT_MIXTURE"
+
+
+PEFT_TYPE = MixtureType.KSHOT_MIXTURE
+DEFAULT_TOP_K = 2  # of 4 experts, the paper's setting
+DEFAULT_INIT_STD = 0.02  # that of transformers' linear layers: gates start close to equal
 Scope = Literal["module", "layer"]
 Granularity = Literal["token", "sequence"]
 Start = Literal["random", "directions"]
@@ -82,7 +92,7 @@ class MixtureConfig(PeftConfig):
     router_start: Start = "random"
     router_prior: list[float] | None = None
     router_temperature: float = 1.0
-    router_init_std: float = 0.02
+    router_init_std: float = DEFAULT_INIT_STD
     router_dropout: float = 0.0
     null_expert: bool = False
     shared_r: int = 0
@@ -109,12 +119,15 @@ class MixtureConfig(PeftConfig):
             for module in group["modules"]
         }
         self._owners = {module: module for module in self._sizes}
-        # PEFT asks for this name. It is not a field: it is neither saved nor accepted, as the groups decide.
-        self.target_modules: Sequence[str] = list(self._sizes)
+        # PEFT asks for this name. It is not a field: it is neither saved nor accepted, as the groups decide. For a
+        # head in it PEFT would save the whole embedding too, of which the mixture changes nothing.
+        self.target_modules: Sequence[str] = [
+            module for module in self._sizes if module.rpartition(".")[2] not in EMBEDDING_LAYER_NAMES
+        ]
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Save as PEFT does, with a model card that names the experts, their origins and licences."""
-        super().save_pretrained(save_directory, **kwargs)  # type: ignore[no-untyped-call]
+        super().save_pretrained(save_directory, **kwargs)
         write_card(self, Path(save_directory))
 
     @property
@@ -203,8 +216,8 @@ def _check_group(group: ModuleGroup, num_experts: int) -> None:
             "save the mixture again"
         )
     ranks, scalings = group["ranks"], group["scalings"]
-    whole = len(ranks) == len(scalings) == num_experts and min(ranks) >= 0 and max(ranks) > 0
-    if not whole or not all(math.isfinite(scaling) for scaling in scalings):
+    whole = len(ranks) == len(scalings) == num_experts and all(_is_whole(r) and r >= 0 for r in ranks)
+    if not whole or not any(ranks) or not _are_finite(scalings):
         raise ConfigError(
             f"each of module_groups must hold {num_experts} ranks >= 0, not all 0, and as many scalings, "
             f"got {ranks} and {scalings}: one of each an expert"
@@ -212,7 +225,7 @@ def _check_group(group: ModuleGroup, num_experts: int) -> None:
 
 
 def _check_shared(config: MixtureConfig) -> None:
-    if config.shared_r < 0:
+    if not _is_whole(config.shared_r) or config.shared_r < 0:
         raise ConfigError(f"shared_r must be >= 0, got {config.shared_r}: 0 is no shared expert")
     if config.shared_alpha is None:
         return
@@ -220,13 +233,13 @@ def _check_shared(config: MixtureConfig) -> None:
         raise ConfigError(
             f"shared_alpha must be None without a shared expert, got {config.shared_alpha}: set shared_r"
         )
-    if not (config.shared_alpha > 0 and math.isfinite(config.shared_alpha)):
+    if not (_are_finite([config.shared_alpha]) and config.shared_alpha > 0):
         raise ConfigError(f"shared_alpha must be > 0, got {config.shared_alpha}: None is a scaling of 1")
 
 
 def _check_fixed_gates(config: MixtureConfig) -> None:
     gates = config.fixed_gates
-    if gates is None or len(gates) != config.num_experts or not all(math.isfinite(gate) for gate in gates):
+    if gates is None or len(gates) != config.num_experts or not _are_finite(gates):
         raise ConfigError(
             f"fixed_gates must be {config.num_experts} finite numbers, one an expert, got {gates}"
         )
@@ -246,12 +259,14 @@ _ROUTER_SETTINGS = (
 
 
 def _check_router(config: MixtureConfig) -> None:
+    if not isinstance(config.null_expert, bool):
+        raise ConfigError(f"null_expert must be true or false, got {config.null_expert!r}")
     top_k, choices = config.top_k, config.num_choices
-    if top_k is None or not 1 <= top_k <= choices:
+    if not _is_whole(top_k) or not 1 <= top_k <= choices:
         raise ConfigError(f"top_k must be in [1, {choices}], got {top_k}: lower top_k or add experts")
     _check_kind(config)
     _check_start(config, dense=top_k == choices)
-    if not (config.router_temperature > 0 and math.isfinite(config.router_temperature)):
+    if not (_are_finite([config.router_temperature]) and config.router_temperature > 0):
         raise ConfigError(
             f"router_temperature must be > 0, got {config.router_temperature}: 1 leaves logits as they are"
         )
@@ -260,11 +275,11 @@ def _check_router(config: MixtureConfig) -> None:
             f"router_temperature={config.router_temperature} has no effect with top_k=1, "
             "whose gate is always 1: raise top_k or drop it"
         )
-    if not 0 <= config.router_dropout < 1:
+    if not (_are_finite([config.router_dropout]) and 0 <= config.router_dropout < 1):
         raise ConfigError(f"router_dropout must be in [0, 1), got {config.router_dropout}: 0 is off")
     for name in ("load_balancing", "z_loss"):
         value = getattr(config, name)
-        if not (value >= 0 and math.isfinite(value)):
+        if not (_are_finite([value]) and value >= 0):
             raise ConfigError(f"{name} must be >= 0, got {value}: 0 is off")
     if config.load_balancing > 0 and top_k == choices:
         raise ConfigError(
@@ -286,16 +301,28 @@ def _check_kind(config: MixtureConfig) -> None:
 
 def _check_start(config: MixtureConfig, *, dense: bool) -> None:
     std, prior = config.router_init_std, config.router_prior
-    if not (std >= 0 and math.isfinite(std)):
+    if not (_are_finite([std]) and std >= 0):
         raise ConfigError(f"router_init_std must be >= 0, got {std}: 0.02 is a good start")
-    if std == 0 and not dense and prior is None and config.router_start == "random":
+    if config.router_start == "directions" and std != DEFAULT_INIT_STD:
+        raise ConfigError(
+            f'router_init_std={std} has no effect with router_start="directions", which draws nothing: '
+            "drop one"
+        )
+    if std == 0 and not dense and prior is None:
         raise ConfigError(
             f"router_init_std must be > 0 with top_k={config.top_k} of {config.num_choices}, got 0: "
             "all tokens would choose the same experts"
         )
-    if prior is not None and (
-        len(prior) != config.num_choices or not all(math.isfinite(value) for value in prior)
-    ):
+    if prior is not None and (len(prior) != config.num_choices or not _are_finite(prior)):
         raise ConfigError(
-            f"router_prior must be {config.num_choices} finite numbers, one a choice of the router, got {prior}"
+            f"router_prior must be {config.num_choices} finite numbers, one a choice, got {prior}"
         )
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_finite(values: Sequence[Any]) -> bool:
+    numbers = (isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return all(numbers) and all(math.isfinite(value) for value in values)

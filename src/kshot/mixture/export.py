@@ -5,6 +5,7 @@ D inputs   O outputs   R ranks of all experts together
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,9 +18,9 @@ from torch import nn
 from kshot.errors import AdapterError, ConfigError
 from kshot.mixture.config import MixtureConfig
 from kshot.mixture.expert import is_transposed
+from kshot.mixture.folder import WEIGHTS_NAME
 from kshot.mixture.mean_routing import ModelInputs, constant_gates_loss, mean_gates
 from kshot.mixture.model import mixture_config, mixture_layers
-from kshot.mixture.read import WEIGHTS_NAME
 
 EXPORT_REPORT = "export.json"
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def export_lora(
         The folder.
 
     Raises:
-        ConfigError: `gates` or `batches` for fixed gates, gates of a wrong number; no mixture of that name.
+        ConfigError: `gates` or `batches` for fixed gates, gates that are not one a choice; `batches` for a
+            mixture that is not active; no mixture of that name.
         AdapterError: The mixture is routed and neither `gates` nor `batches` is given.
     """
     name = adapter_name if adapter_name is not None else model.active_adapter
@@ -59,10 +61,8 @@ def export_lora(
     layers = mixture_layers(model, name)
     by_module = _gates_by_module(model, name, config, gates, batches)
     loss = constant_gates_loss(model, by_module, batches, name) if by_module and batches else None
-    factors = {
-        module: layer.lora_factors(name, torch.tensor(list(by_module[module])) if by_module else None)
-        for module, layer in layers.items()
-    }
+    constant = {module: torch.tensor(one, dtype=torch.float64) for module, one in (by_module or {}).items()}
+    factors = {module: layer.lora_factors(name, constant.get(module)) for module, layer in layers.items()}
     r = max(len(A_RD) for A_RD, _ in factors.values())
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,9 +93,7 @@ def _gates_by_module(
     """Constant gates for each module; None if the mixture's own are fixed."""
     if config.fixed_gates is not None:
         if gates is not None or batches is not None:
-            raise ConfigError(
-                "gates and batches have no effect: the mixture's gates are fixed; drop them"
-            )
+            raise ConfigError("gates and batches have no effect: the mixture's gates are fixed; drop them")
         return None
     if gates is None and batches is None:
         raise AdapterError(
@@ -105,16 +103,24 @@ def _gates_by_module(
     if gates is None:
         return mean_gates(model, batches or [], name)
     modules = mixture_layers(model, name)
-    by_module = gates if isinstance(gates, Mapping) else dict.fromkeys(modules, gates)
-    allowed = {config.num_experts, config.num_choices}  # the null expert's gate adds nothing
-    if set(by_module) != set(modules) or any(len(one) not in allowed for one in by_module.values()):
+    by_module = dict(gates) if isinstance(gates, Mapping) else dict.fromkeys(modules, gates)
+    strange = sorted(set(by_module) ^ set(modules))
+    if strange:
         raise ConfigError(
-            f"gates must be {config.num_experts} numbers, one an expert, for each of {len(modules)} modules, "
-            f"got {gates}"
+            f"gates by module must name the mixture's {len(modules)} modules, got {len(by_module)}, with "
+            f"{strange[0]} too many or too few: pass one list for all, or what mean_gates returns"
         )
-    return {
-        module: [*map(float, one), *[0.0] * (config.num_choices - len(one))] for module, one in by_module.items()
-    }
+    return {module: _whole(one, config) for module, one in by_module.items()}
+
+
+def _whole(gates: Sequence[float], config: MixtureConfig) -> list[float]:
+    """One gate a choice of the router; that of the null expert, which adds nothing, may be left out."""
+    whole = len(gates) in (config.num_experts, config.num_choices)
+    if not whole or not all(math.isfinite(gate) for gate in gates):
+        raise ConfigError(
+            f"gates must be {config.num_experts} finite numbers, one an expert, got {list(gates)}"
+        )
+    return [*map(float, gates), *[0.0] * (config.num_choices - len(gates))]
 
 
 def _padded(factors: dict[str, tuple[torch.Tensor, torch.Tensor]], r: int) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Kinds of adapter: the plain LoRA, those that can become one, and those that are no change of linear layers."""
+"""Kinds of adapter: the plain LoRA, those that can become one, and those that change no linear layers."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,9 @@ from kshot.errors import AdapterError
 PLAIN = "LORA"
 # What their layers compute is linear in the input, so that a change of the weight says all of it.
 CONVERTIBLE_TYPES = frozenset({
-    "ADALORA", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LOHA", "LOKR",
-    "MISS", "OFT", "PSOFT", "RANDLORA", "ROAD", "SHIRA", "TINYLORA", "UNILORA", "VBLORA", "VERA", "WAVEFT",
+    "ADALORA", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LOHA",
+    "LOKR", "MISS", "OFT", "PSOFT", "RANDLORA", "ROAD", "SHIRA", "TINYLORA", "UNILORA", "VBLORA", "VERA",
+    "WAVEFT",
 })  # fmt: skip
 # LoRA settings of which the same holds.
 _CONVERTIBLE_SETTINGS = {
@@ -45,12 +46,12 @@ _REFUSED_TYPES = {
     "LN_TUNING": "trains norms",
     "TRAINABLE_TOKENS": "trains embeddings",
 }
-# Starts of `init_lora_weights` that also change the base weights, so that the factors alone are not the adapter.
+# Starts of `init_lora_weights` that also change the base, so that the factors alone are not the adapter.
 _BASE_CHANGING_STARTS = ("pissa", "corda", "olora", "loftq", "lora_ga", "mica")
 
 
 def adapter_kind(folder: Path, config: dict[str, Any]) -> str:
-    """Return the kind of an adapter: `LORA` if it is plain, else the PEFT type or LoRA variant to convert from.
+    """Return the kind of an adapter: `LORA` if plain, else the PEFT type or LoRA variant to convert from.
 
     Args:
         folder: Named in the error.

@@ -32,9 +32,9 @@ from kshot.mixture.config import MixtureConfig
 from kshot.mixture.expert import WEIGHT_DTYPES, is_transposed, linear_shape
 from kshot.mixture.router import Router
 from kshot.mixture.routing import Routing
+from kshot.mixture.row_adapters import RowAdapters
 
 ROUTER = "mixture_router"
-BASE_ROWS = "__base__"  # PEFT's name, in `adapter_names`, for rows without an adapter
 Recorder = Callable[[str, str, torch.Tensor, torch.Tensor | None], None]
 
 
@@ -81,10 +81,10 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
         self.mixture_spread = BufferDict()  # S, (E, R)
         self.mixture_gates = BufferDict()  # (N,), only where they are fixed
         self.mixture_config: dict[str, MixtureConfig] = {}
-        self.lenders: dict[str, Router] = {}  # the router of the layer's first module, where it decides here too
+        self.lenders: dict[str, Router] = {}  # that of the layer's first module, where it decides here too
         self.routing = Routing()
-        self.recorder: Recorder | None = None
-        self.row_adapters: list[str] | None = None  # a mixture for each row, in place of the active ones
+        self.recorders: list[Recorder] = []
+        self.row_adapters: RowAdapters | None = None
         self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config, module_name)
@@ -109,7 +109,7 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
             self.mixture_gates[adapter_name] = gates_N.to(device, router_dtype)
         elif config.router_owner(module_name) == module_name:
             weight_ED = _drawn((config.num_choices, inputs), config.router_init_std, draw).to(router_dtype)
-            self.mixture_router[adapter_name] = Router(weight_ED, config, module_name)
+            self.mixture_router[adapter_name] = Router(weight_ED, config, module_name, adapter_name)
         if config.shared_r:
             self.mixture_shared_A[adapter_name] = _fresh((config.shared_r, inputs), std_A, draw, dtype)
             self.mixture_shared_B[adapter_name] = _fresh((outputs, config.shared_r), 0, draw, dtype)
@@ -132,10 +132,8 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
         return y_BTO.to(dtype)
 
     def _add_by_row(self, y_BTO: torch.Tensor, x_BTD: torch.Tensor) -> torch.Tensor:
-        names = cast(list[str], self.row_adapters)
-        for name in sorted({*names} - {BASE_ROWS}):
+        for name, rows in cast(RowAdapters, self.row_adapters).rows_in(x_BTD).items():
             if name in self.mixture_A:
-                rows = torch.tensor([row for row, own in enumerate(names) if own == name], device=x_BTD.device)
                 y_BTO = y_BTO.index_add(0, rows, self._mixture(name, x_BTD[rows], rows).to(y_BTO.dtype))
         return y_BTO
 
@@ -157,9 +155,10 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
         autocast = torch.is_autocast_enabled(device)  # half precision would flip close choices
         with torch.autocast(device, enabled=False) if autocast else nullcontext():
             gates_BTE = self._gates(name, x_BTD, rows)
-            if self.recorder is not None:
+            if self.recorders:
                 mask_BT = self.routing.mask(x_BTD, rows)
-                self.recorder(self.module_name, name, gates_BTE.expand(*x_BTD.shape[:-1], -1), mask_BT)
+                for record in self.recorders:
+                    record(self.module_name, name, gates_BTE.expand(*x_BTD.shape[:-1], -1), mask_BT)
             spread_ER = cast(torch.Tensor, self.mixture_spread[name])
             return gates_BTE @ spread_ER.to(gates_BTE.dtype)
 
@@ -167,7 +166,7 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
         if name in self.mixture_gates:
             return cast(torch.Tensor, self.mixture_gates[name])
         if name in self.lenders:
-            return self.lenders[name].lend(self.module_name)
+            return self.lenders[name].lend(self.module_name, x_BTD)
         gates_BTE: torch.Tensor = self.mixture_router[name](x_BTD, self.routing, rows)
         return gates_BTE
 
@@ -222,21 +221,43 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
             AdapterError: A mixture is routed, the base is quantised, or (`safe_merge`) the sum is not finite.
         """
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.mixture_A]
-        deltas = {name: self.get_delta_weight(name) for name in names}  # all of them, before any is added
+        if not names:
+            return
+        base = self.get_base_layer()
+        merged_weight = self._merged_weight(names, safe_merge)
+        # a new parameter: an embedding tied to the old one must not change with it
+        base.weight = nn.Parameter(merged_weight, requires_grad=cast(nn.Parameter, base.weight).requires_grad)
+        self.merged_adapters += names
+
+    def check_merge(self, safe_merge: bool, adapter_names: list[str] | None = None) -> None:
+        """Raise what `merge` would raise, and change nothing."""
+        names = self.active_adapters if adapter_names is None else adapter_names
+        names = [name for name in names if name in self.mixture_A and name not in self.merged_adapters]
+        if safe_merge:
+            self._merged_weight(names, safe_merge)
+        else:
+            self._check_merge(names)
+
+    def _check_merge(self, names: list[str]) -> None:
+        for name in names:
+            self.lora_factors(name)
         weight = cast(torch.Tensor, self.get_base_layer().weight)
-        if type(weight.data) is not torch.Tensor or not weight.dtype.is_floating_point:
+        if names and (type(weight.data) is not torch.Tensor or not weight.dtype.is_floating_point):
             kind = weight.dtype if type(weight.data) is torch.Tensor else type(weight.data).__name__
             raise AdapterError(
                 f"expected a floating-point base to merge into, got {kind}: load it unquantised"
             )
-        for name, delta in deltas.items():
-            merged = weight.data + delta.to(weight.dtype)
+
+    def _merged_weight(self, names: list[str], safe_merge: bool) -> torch.Tensor:
+        self._check_merge(names)
+        merged = cast(torch.Tensor, self.get_base_layer().weight).data
+        for name in names:
+            merged = merged + self.get_delta_weight(name).to(merged.dtype)
             if safe_merge and not torch.isfinite(merged).all():
                 raise AdapterError(
                     f"expected finite weights after merging {name!r}, got NaN or inf: not merged"
                 )
-            weight.data = merged
-            self.merged_adapters.append(name)
+        return merged
 
     def unmerge(self) -> None:
         """Subtract again what `merge` added; equal to the old weight up to one rounding."""

@@ -6,7 +6,7 @@ Importing this module makes `peft_type` KSHOT_MIXTURE known to PEFT: import `ksh
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -22,8 +22,10 @@ from torch.utils.hooks import RemovableHandle
 from kshot.errors import AdapterError, ConfigError
 from kshot.mixture.config import PEFT_TYPE, MixtureConfig
 from kshot.mixture.expert import linear_shape
-from kshot.mixture.layer import BASE_ROWS, MixtureLinear
-from kshot.mixture.routing import Routing
+from kshot.mixture.layer import MixtureLinear
+from kshot.mixture.router import Router
+from kshot.mixture.routing import Routing, check_one_stream
+from kshot.mixture.row_adapters import BASE_ROWS, RowAdapters
 
 
 class MixtureModel(BaseTuner):
@@ -52,7 +54,7 @@ class MixtureModel(BaseTuner):
             layer.routing = self.routing
             owner = config.router_owner(module)
             if owner != module:
-                layer.lenders[adapter_name] = layers[owner].mixture_router[adapter_name]  # type: ignore[assignment]
+                layer.lenders[adapter_name] = cast(Router, layers[owner].mixture_router[adapter_name])
         if config.router_granularity == "sequence" and not self._hooks:
             self._hooks = self.routing.watch(self.model)
 
@@ -65,27 +67,34 @@ class MixtureModel(BaseTuner):
         return self.routing.given_prompt(prompt_BT)
 
     def select_rows(self, kept: torch.Tensor) -> None:
-        """Follow a batch that some rows have left: a sequence-level router remembers what it decided for each.
+        """Follow a batch that rows have left: a sequence-level router remembers what it decided for each.
 
         Args:
             kept: (B,) indices into the rows so far.
         """
-        for module in self.model.modules():
-            if isinstance(module, MixtureLinear):
-                for router in module.mixture_router.values():
-                    if router.prompt_gates is not None:
-                        router.prompt_gates = router.prompt_gates[kept]  # type: ignore[assignment, index]
+        self.routing.select_rows(kept)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """PEFT's place for `adapter_names`: a mixture, or `__base__`, for each row of the batch."""
         names: Sequence[str] | None = kwargs.get("adapter_names")
-        if names is None:
-            yield
-            return
-        rows = [name for name in names for _ in range(kwargs.get("num_beams") or 1)]
+        with self.routing.one_call():
+            if names is None:
+                yield
+                return
+            with self._rows_of_adapters(names, args, kwargs):
+                yield
+
+    @contextmanager
+    def _rows_of_adapters(
+        self, names: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterator[None]:
         layers = [module for module in self.model.modules() if isinstance(module, MixtureLinear)]
-        self._check_rows(rows, layers, args, kwargs)
+        self._check_names(names, layers)
+        inputs = _inputs_of_call(args, kwargs)  # PEFT hides those of a forward, and shows those of a generate
+        if inputs is not None and len(inputs) != len(names):
+            raise ConfigError(f"expected one of adapter_names a row, {len(inputs)}, got {len(names)}")
+        rows = RowAdapters(names, may_repeat=inputs is not None)
         for layer in layers:
             layer.row_adapters = rows
         try:
@@ -94,37 +103,70 @@ class MixtureModel(BaseTuner):
             for layer in layers:
                 layer.row_adapters = None
 
-    def _check_rows(
-        self, rows: list[str], layers: list[MixtureLinear], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _check_names(self, names: Sequence[str], layers: list[MixtureLinear]) -> None:
+        if isinstance(names, str):
+            raise ConfigError(f"expected adapter_names as a list, got {names!r}: name one for each row")
         if self.training:
             raise ConfigError("expected evaluation mode with adapter_names, got training: call model.eval()")
-        unknown = sorted({*rows} - {BASE_ROWS, *self.peft_config})
+        unknown = sorted({*names} - {BASE_ROWS, *self.peft_config})
         if unknown:
             raise ConfigError(
                 f"expected adapter_names among {sorted(self.peft_config)} and {BASE_ROWS}, got {unknown}"
             )
         if any(layer.merged for layer in layers):
             raise ConfigError("expected unmerged mixtures with adapter_names, got merged ones: unmerge them")
-        inputs = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-        if isinstance(inputs, torch.Tensor) and len(inputs) * (kwargs.get("num_beams") or 1) != len(rows):
-            raise ConfigError(
-                f"expected one of adapter_names a row, {len(inputs)}, got {len(kwargs['adapter_names'])}"
-            )
 
-    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
-        base: nn.Module = super()._unload_and_optionally_merge(*args, **kwargs)
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete a mixture, and the hooks with the last that needs them."""
+        super().delete_adapter(adapter_name)
+        if not any(_own(config).router_granularity == "sequence" for config in self.peft_config.values()):
+            self._remove_hooks()
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge as PEFT does, but in no layer if one of them refuses.
+
+        Raises:
+            AdapterError: See `MixtureLinear.merge`.
+        """
+        self._check_merge(safe_merge, adapter_names)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def _check_merge(self, safe_merge: bool, adapter_names: list[str] | None) -> None:
+        for module in self.model.modules():
+            if isinstance(module, MixtureLinear):
+                module.check_merge(safe_merge, adapter_names)
+
+    def _check_merge_allowed(self) -> None:
+        """PEFT warns here of embeddings tied to a merged head; `MixtureLinear.merge` unties them."""
+
+    def _unload_and_optionally_merge(  # type: ignore[override]
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        if merge:
+            self._check_merge(safe_merge, adapter_names)
+        unload: Any = super()._unload_and_optionally_merge  # its annotation forgets what it returns
+        base: nn.Module = unload(merge, progressbar, safe_merge, adapter_names)
+        self._remove_hooks()
+        return base
+
+    def _remove_hooks(self) -> None:
         while self._hooks:
             self._hooks.pop().remove()
-        return base
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Refuse a config of another base before anything is changed.
 
         Raises:
             AdapterError: Names the first module that is missing or not linear.
+            ConfigError: Routing by sequence, with an encoder-decoder.
         """
         config = _own(peft_config)
+        if config.router_granularity == "sequence":
+            check_one_stream(model)
         module_names = config.module_names
         modules = dict(model.named_modules())
         strange = [
@@ -156,6 +198,12 @@ class MixtureModel(BaseTuner):
         else:
             layer = MixtureLinear(target, adapter_name, _own(peft_config), current_key)
             self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        """Only put a module in its place: PEFT would move it too, which layers do themselves, meta ones not."""
+        setattr(parent, child_name, new_module)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Let PEFT cast, then freeze again what was frozen: its cast makes a ParameterDict trainable."""
@@ -201,6 +249,12 @@ def mixture_config(model: nn.Module, adapter_name: str) -> MixtureConfig:
             "name one of these, or make one with build_mixture"
         )
     return config
+
+
+def _inputs_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    named = (kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds"))
+    inputs = args[0] if args else next((one for one in named if one is not None), None)
+    return inputs if isinstance(inputs, torch.Tensor) else None
 
 
 def _own(peft_config: PeftConfig) -> MixtureConfig:

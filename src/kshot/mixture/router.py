@@ -1,7 +1,9 @@
-"""The router: from a module's input to one gate a token and expert.
+"""The router: from a module's input to one gate for each token and expert.
 
 B batch   T tokens   E choices of the router   K experts a token uses   r rank   D inputs   O outputs
 """
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,9 +11,7 @@ from torch.nn.functional import linear
 
 from kshot.errors import AdapterError
 from kshot.mixture.config import MixtureConfig
-from kshot.mixture.routing import Routing
-
-HIDDEN = 1e4  # taken off the logit of a hidden choice: beyond any logit, and if all are hidden it changes nothing
+from kshot.mixture.routing import Decision, Routing
 
 
 class Router(nn.Module):
@@ -20,19 +20,22 @@ class Router(nn.Module):
     Args:
         weight_ED: R, where it starts from; in float32 at least.
         config: Of the mixture.
-        module_name: Where it sits, for errors.
+        module_name: Where it sits.
+        adapter_name: Of the mixture.
     """
 
-    def __init__(self, weight_ED: torch.Tensor, config: MixtureConfig, module_name: str) -> None:
+    def __init__(
+        self, weight_ED: torch.Tensor, config: MixtureConfig, module_name: str, adapter_name: str = "default"
+    ) -> None:
         super().__init__()
         self.config = config
         self.module_name = module_name
+        self.adapter_name = adapter_name
         self.weight = nn.Parameter(weight_ED)
         prior = config.router_prior
         self.bias = None if prior is None else nn.Parameter(torch.tensor(prior, dtype=weight_ED.dtype))
         self.logits: torch.Tensor | None = None  # of the last training pass, kept for router_loss
         self.lent_gates: torch.Tensor | None = None  # of the last pass, for the other modules of its layer
-        self.prompt_gates: torch.Tensor | None = None  # (B, 1, E), of the prompt that is being continued
 
     def forward(
         self, x_BTD: torch.Tensor, routing: Routing, rows: torch.Tensor | None = None
@@ -47,26 +50,38 @@ class Router(nn.Module):
         if self.config.router_granularity == "token":
             gates_BTE = self._decide(x_BTD)
         elif routing.continues:
-            gates_BTE = self._decided(len(x_BTD))
+            gates_BTE = self._decided(len(x_BTD), routing, rows)
         else:
             gates_BTE = self._decide(routing.mean_of_prompt(x_BTD, rows))
-            self.prompt_gates = gates_BTE.detach()
+            routing.decisions[self._name] = Decision(gates_BTE.detach(), rows)
         if self.config.router_scope == "layer":
             self.lent_gates = gates_BTE
         return gates_BTE
 
-    def lend(self, module_name: str) -> torch.Tensor:
-        """Return the gates of this pass to another module of the layer.
+    def lend(self, module_name: str, x_BTD: torch.Tensor) -> torch.Tensor:
+        """Return the gates of this pass to another module of the layer, whose input is x.
 
         Raises:
-            AdapterError: The router has not run yet.
+            AdapterError: The router has not run yet, or on other tokens.
         """
-        if self.lent_gates is None:
+        gates_BTE = self.lent_gates
+        per_token = self.config.router_granularity == "token"
+        if gates_BTE is None or (per_token and gates_BTE.shape[:-1] != x_BTD.shape[:-1]):
             raise AdapterError(
                 f"expected {self.module_name}, which holds the router of its layer, to run before "
-                f'{module_name}, which it did not: use router_scope="module" with this base'
+                f"{module_name} and on the same tokens, got "
+                f"{'nothing yet' if gates_BTE is None else 'gates of ' + str(tuple(gates_BTE.shape[:-1]))}: "
+                'use router_scope="module" with this base'
             )
-        return self.lent_gates
+        return gates_BTE
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copied or pickled router holds nothing of the last pass."""
+        return self.__dict__ | {"logits": None, "lent_gates": None}
+
+    @property
+    def _name(self) -> str:
+        return f"{self.adapter_name} in {self.module_name}"
 
     def _decide(self, x_BTD: torch.Tensor) -> torch.Tensor:
         config = self.config
@@ -83,15 +98,16 @@ class Router(nn.Module):
             logits_BTE = hide_choices(logits_BTE, config.router_dropout)
         return top_k_gates(logits_BTE, config.top_k or config.num_choices)
 
-    def _decided(self, num_rows: int) -> torch.Tensor:
-        gates_B1E = self.prompt_gates
-        if gates_B1E is None or len(gates_B1E) != num_rows:
+    def _decided(self, num_rows: int, routing: Routing, rows: torch.Tensor | None) -> torch.Tensor:
+        decision = routing.decisions.get(self._name)
+        if decision is None or not decision.is_of(num_rows, rows):
+            got = "no prompt" if decision is None else f"one of {len(decision.gates_B1E)}"
             raise AdapterError(
-                f"expected to go on from a prompt of {num_rows} rows, got "
-                f"{'no prompt' if gates_B1E is None else f'one of {len(gates_B1E)}'}: a sequence-level router "
-                "decides when it sees the prompt; call select_rows when rows leave the batch"
+                f"expected to go on from a prompt of {num_rows} rows, got {got}: the sequence-level router of "
+                f"{self.adapter_name!r} decides when it sees the prompt; run that with this mixture, and call "
+                "select_rows when rows leave the batch"
             )
-        return gates_B1E
+        return decision.gates_B1E
 
 
 def top_k_gates(logits_BTE: torch.Tensor, k: int) -> torch.Tensor:
@@ -103,8 +119,13 @@ def top_k_gates(logits_BTE: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def hide_choices(logits_BTE: torch.Tensor, probability: float) -> torch.Tensor:
-    """Hide each choice from each token with some probability, so that no token depends on one expert."""
-    return logits_BTE - HIDDEN * (torch.rand_like(logits_BTE) < probability)
+    """Hide each choice from each token with some probability, so that no token depends on one expert.
+
+    A token from which all would be hidden keeps all.
+    """
+    hidden_BTE = torch.rand_like(logits_BTE) < probability
+    hidden_BTE = hidden_BTE & ~hidden_BTE.all(dim=-1, keepdim=True)
+    return logits_BTE.masked_fill(hidden_BTE, -torch.inf)
 
 
 @torch.no_grad()
@@ -116,4 +137,5 @@ def leading_direction(A_rD: torch.Tensor, B_Or: torch.Tensor) -> torch.Tensor:
     rows_Dr, small_rr = torch.linalg.qr(A_rD.double().T)
     core_rr = torch.linalg.qr(B_Or.double()).R @ small_rr.T
     _, sizes_r, directions_rr = torch.linalg.svd(core_rr, full_matrices=False)
-    return rows_Dr @ directions_rr[0] * (sizes_r[0] > 0)
+    direction_D: torch.Tensor = rows_Dr @ directions_rr[0] * (sizes_r[0] > 0)
+    return direction_D

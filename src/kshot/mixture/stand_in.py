@@ -1,9 +1,9 @@
-"""A stand-in for a base model: its linear layers alone, so that adapters can be put on without touching the base.
+"""A stand-in for a base model: its linear layers alone, to put adapters on without touching the base.
 
 O outputs   I inputs of a layer
 """
 
-from typing import Any
+from typing import cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -18,37 +18,45 @@ def stand_in_for(base_model: nn.Module) -> nn.Module:
     """Return a new tree of modules with the linear layers of `base_model` under their own names.
 
     Weights share the base's memory, but no module and no parameter is the base's: what PEFT replaces, freezes
-    or moves is the stand-in's. A weight that is stored otherwise (quantised, offloaded) is computed whenever it
-    is read, and not kept. Adapters of the base are left out.
+    or moves is the stand-in's. A weight that is stored otherwise (quantised, offloaded) is computed whenever
+    it is read, and not kept. Adapters of the base are left out.
     """
     root = nn.Module()
-    inside: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
     dtype = _activation_dtype(base_model)
     for name, module in base_model.named_modules():
-        if name.startswith(inside) and inside:
+        if any(name.startswith(f"{outer}.") for outer in adapted):
             continue
         if isinstance(module, BaseTunerLayer):
-            inside += (f"{name}.",)
-            module = module.get_base_layer()  # noqa: PLW2901
-        if linear_shape(module) is not None and name:
+            adapted += (name,)
+            module = module.get_base_layer()
+        if name and linear_shape(module) is not None:
             _put(root, name, _linear_of(module, dtype))
     return root
 
 
 def dense_weight(linear: nn.Module) -> torch.Tensor:
     """Return a layer's weight (O, I), whichever way it is stored."""
-    weight: torch.Tensor = linear.weight  # type: ignore[assignment]
-    return weight.detach().T if is_transposed(linear) else weight.detach()
+    weight = cast(torch.Tensor, linear.weight).detach()
+    return weight.T if is_transposed(linear) else weight
 
 
-def dense_linear(weight_OI: torch.Tensor, like: nn.Module) -> nn.Module:
-    """Return a layer of the same class, Linear or Conv1D, and the same bias, with this weight."""
-    bias = getattr(like, "bias", None)
-    return _layer(weight_OI.T if is_transposed(like) else weight_OI, bias, transposed=is_transposed(like))
+def dense_linear(weight_OI: torch.Tensor, bias_O: torch.Tensor | None, like: nn.Module) -> nn.Module:
+    """Return a layer around these tensors, of the class of `like`: Linear or Conv1D."""
+    outputs, inputs = weight_OI.shape
+    layer: nn.Module
+    with torch.device("meta"):  # without memory of its own
+        if is_transposed(like):
+            layer, weight = Conv1D(outputs, inputs), weight_OI.T  # type: ignore[no-untyped-call]
+        else:
+            layer, weight = nn.Linear(inputs, outputs), weight_OI
+    layer.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+    layer.register_parameter("bias", None if bias_O is None else nn.Parameter(bias_O, requires_grad=False))
+    return layer
 
 
 class ReadOnDemand(nn.Linear):
-    """A linear layer whose weight is asked of another layer's forward each time, one column an input."""
+    """A linear layer whose weight is asked of another layer's forward each time, one row an input."""
 
     def __init__(self, source: nn.Module, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
@@ -56,49 +64,42 @@ class ReadOnDemand(nn.Linear):
         assert shape is not None  # the caller took it for linear
         self.out_features, self.in_features = shape
         self._source = (source, dtype)  # in a tuple, so that the base's layer is no child of this one
-        bias = getattr(source, "bias", None)
-        usable = isinstance(bias, torch.Tensor) and bias.dtype in WEIGHT_DTYPES and not bias.is_meta
-        self.bias = nn.Parameter(bias.detach(), requires_grad=False) if usable else None  # type: ignore[union-attr]
+        self.unused = nn.Parameter(torch.empty(0), requires_grad=False)  # DoRA asks for a first parameter
+        bias_O = _stored(source, "bias")
+        self.register_parameter("bias", None if bias_O is None else nn.Parameter(bias_O, requires_grad=False))
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
         """(O, I), in the dtype of the base's activations."""
         source, dtype = self._source
-        device = next((tensor.device for tensor in (*source.parameters(), *source.buffers())), None)
-        device = torch.device("cpu") if device is None or device.type == "meta" else device
+        devices = (tensor.device for tensor in (*source.parameters(), *source.buffers()))
+        device = next((device for device in devices if device.type != "meta"), torch.device("cpu"))
+        zero_1I = torch.zeros(1, self.in_features, device=device, dtype=dtype)
+        eye_II = torch.eye(self.in_features, device=device, dtype=dtype)
         with torch.no_grad():
-            zero_1I = torch.zeros(1, self.in_features, device=device, dtype=dtype)
-            eye_II = torch.eye(self.in_features, device=device, dtype=dtype)
-            return (source(eye_II) - source(zero_1I)).T.contiguous()
+            return cast(torch.Tensor, source(eye_II) - source(zero_1I)).T.contiguous()
 
 
 def _linear_of(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    weight = getattr(module, "weight", None)
-    shape = linear_shape(module)
-    stored = shape[::-1] if shape and is_transposed(module) else shape
-    plain = isinstance(weight, torch.Tensor) and weight.dtype in WEIGHT_DTYPES and not weight.is_meta
-    if not plain or tuple(weight.shape) != stored:  # type: ignore[union-attr]
+    weight = _stored(module, "weight")
+    if weight is not None and is_transposed(module):
+        weight = weight.T
+    if weight is None or tuple(weight.shape) != linear_shape(module):
         return ReadOnDemand(module, dtype)
-    return _layer(weight.detach(), getattr(module, "bias", None), transposed=is_transposed(module))
+    return dense_linear(weight, _stored(module, "bias"), like=module)
 
 
-def _layer(weight: torch.Tensor, bias: Any, *, transposed: bool) -> nn.Module:
-    """Make a Linear or Conv1D around tensors, without memory of its own."""
-    first, second = weight.shape
-    if transposed:
-        with torch.device("meta"):
-            layer: nn.Module = Conv1D(second, first)
-    else:
-        layer = nn.Linear(second, first, bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    layer.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-    return layer
+def _stored(module: nn.Module, attribute: str) -> torch.Tensor | None:
+    """Return a tensor that can be read as numbers."""
+    tensor = getattr(module, attribute, None)
+    readable = isinstance(tensor, torch.Tensor) and tensor.dtype in WEIGHT_DTYPES and not tensor.is_meta
+    return tensor.detach() if readable else None  # type: ignore[union-attr]
 
 
 def _put(root: nn.Module, name: str, layer: nn.Module) -> None:
     *parents, last = name.split(".")
     for part in parents:
-        if part not in dict(root.named_children()):
+        if not isinstance(getattr(root, part, None), nn.Module):
             root.add_module(part, nn.Module())
         root = root.get_submodule(part)
     root.add_module(last, layer)

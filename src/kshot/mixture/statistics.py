@@ -27,7 +27,7 @@ class ModuleRouting:
         tokens: The gates themselves, (B, T, E) each pass, 0 at padding, if they were to be kept.
     """
 
-    mass_E: torch.Tensor
+    mass_E: torch.Tensor  # noqa: N815 - the suffix is its shape
     entropy: torch.Tensor
     num_tokens: torch.Tensor
     tokens: list[torch.Tensor] = field(default_factory=list)
@@ -75,9 +75,9 @@ class RoutingStatistics:
         """Add a pass."""
         gates_BTE = gates_BTE.detach()
         if mask_BT is not None:
-            gates_BTE = gates_BTE * mask_BT.unsqueeze(-1)
+            gates_BTE = gates_BTE.masked_fill(~mask_BT.unsqueeze(-1), 0)
         entropy = torch.special.entr(gates_BTE).sum()
-        mass_E = gates_BTE.sum(dim=(0, 1))
+        mass_E = gates_BTE.flatten(end_dim=-2).sum(dim=0)
         num_tokens = mass_E.new_tensor(gates_BTE[..., 0].numel()) if mask_BT is None else mask_BT.sum()
         tokens = [gates_BTE] if self.keeps_tokens else []
         seen = self.modules.get(module)
@@ -117,12 +117,12 @@ def collect_routing(
     layers = mixture_layers(model, adapter_name).values()
     with watching(model):
         for layer in layers:
-            layer.recorder = record
+            layer.recorders.append(record)
         try:
             yield statistics
         finally:
             for layer in layers:
-                layer.recorder = None
+                layer.recorders.remove(record)
 
 
 def _mean(found: list[ModuleRouting]) -> list[float]:
