@@ -25,20 +25,28 @@ class ExpertsConfig(Section):
     """Which adapters become experts."""
 
     num_candidates: int = Field(
-        default=8, ge=1, description="adapters with the least RP + RA that groups are formed from (paper)"
+        default=8, ge=1, description="best adapters of the ranking, that groups are formed from (paper)"
     )
     num_experts: int = Field(
         default=4, ge=1, description="adapters of the chosen group (paper; N = 6 and 8 were no better)"
     )
-    balance: Literal["paper", "normalised"] = Field(
-        default="paper", description="the raw sum of ranks, or quality and diversity each put on [0, 1]"
+    method: Literal["paper", "balanced", "robust"] = Field(
+        default="paper",
+        description="the published sum of ranks; quality and similarity each put on [0, 1]; or losses shot "
+        "by shot, which neither one bad shot nor, where there are choices, the format of answers can rule",
     )
-    similarity: Literal["delta", "paper"] = Field(
+    similarity: Literal["delta", "paper", "fingerprint"] = Field(
         default="delta",
-        description="cosine of weight changes, or of A and B apart as published (changes under (RA, B/R))",
+        description="cosine of weight changes; of A and B apart as published (changes under (RA, B/R)); or "
+        "an estimate of the first to 0.016, for banks of thousands",
     )
     exclude: tuple[str, ...] = Field(
         default=(), description="adapter names or patterns never chosen, such as the task's own"
+    )
+    memory_mb: int | None = Field(
+        default=None,
+        ge=1,
+        description="of a batch of scoring; a quarter of the base model, at least 512, where absent",
     )
 
 
@@ -141,7 +149,9 @@ class TaskConfig(Section):
     shots: str = Field(description="the K labelled examples")
     test: str | None = Field(default=None, description="to measure, and kept out of the pool")
     scorer: Scorer = "exact_match"
-    bank: tuple[str, ...] = Field(min_length=1, description="folders of adapters")
+    bank: tuple[str, ...] = Field(
+        min_length=1, description="banks, adapter folders and hf://owner/name[@revision] of adapters"
+    )
     pool: tuple[str, ...] = Field(default=(), description="files, patterns and hf:// data sets of open rows")
     experts: ExpertsConfig = ExpertsConfig()
     data: DataConfig = DataConfig()

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from kshot.progress import Advance
 
@@ -52,9 +54,18 @@ def quiet_libraries() -> None:
 
 def selection_table(selection: Mapping[str, Any]) -> Table:
     """Draw every adapter with its scores and ranks, chosen ones marked."""
-    table = Table(
-        "", "adapter", "accuracy", "reasoning ppl", "mean NLL", "RP", "RA", title="adapters on the shots"
+    robust = selection["method"] == "robust"
+    columns = (
+        "",
+        "adapter",
+        "accuracy",
+        "reasoning ppl",
+        "mean NLL",
+        "RP",
+        "RA",
+        *(("loss",) if robust else ()),
     )
+    table = Table(*columns, title="adapters on the shots")
     candidates = {row["name"] for row in selection["candidates"]}
     for row in selection["ranking"]:
         name = row["name"]
@@ -73,8 +84,23 @@ def selection_table(selection: Mapping[str, Any]) -> Table:
             "inf" if row["mean_nll"] is None else f"{row['mean_nll']:.3f}",
             f"{row['rank_ppl']:g}",
             f"{row['rank_accuracy']:g}",
+            *((f"{row['loss']:.2f} ± {row['stderr']:.2f}",) if robust else ()),
         )
+    table.caption = Text("\n".join(_beside_the_ranking(selection)))
     return table
+
+
+def _beside_the_ranking(selection: Mapping[str, Any]) -> Iterator[str]:
+    """Say which adapters could not be scored, and which may have been trained on the task."""
+    for name, reason in selection["failures"].items():
+        yield f"{name} could not be scored: {reason}"
+    for name, reason in selection["flagged"].items():
+        yield f"{name} may have seen this task: {reason}"
+    without = selection["without_flagged"]
+    if without:
+        yield f"without these the experts would be {', '.join(without['experts'])}"
+    elif selection["flagged"]:
+        yield "without these too few adapters are left"
 
 
 def data_table(summary: Mapping[str, Any]) -> Table:
@@ -112,4 +138,15 @@ def bank_table(entries: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             entry["name"], str(entry["r"]), targets, entry["trained_on"] or "?", rows, entry["licence"]
         )
+    return table
+
+
+def sync_table(outcomes: Sequence[Mapping[str, Any]]) -> Table:
+    """Draw how many adapters a bank took in, and why it did not take the others."""
+    counts = Counter(outcome["status"] for outcome in outcomes)
+    table = Table("adapter", "", "why", title=f"{counts['added']} added, {counts['kept']} there before")
+    for outcome in outcomes:
+        if outcome["reason"]:
+            table.add_row(outcome["reference"], outcome["status"], outcome["reason"])
+    table.caption = f"{counts['refused']} refused, {counts['failed']} failed (see sync.json)"
     return table

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from kshot.atomic import write_json, write_text
-from kshot.config import DataConfig, TaskConfig
+from kshot.config import DataConfig, ExpertsConfig, TaskConfig
 from kshot.evaluation.runner import EvaluationResult, Prediction
 from kshot.evaluation.statistics import mean_and_stderr
 from kshot.experts import ExpertScore, Similarity, select_experts
@@ -34,6 +34,7 @@ NAMES = ["arithmetic", "chain-sum", "commonsense", "dialogue", "dates", "spellin
 # right answers of each arm, on the first of 40 rows
 HITS = {"base": 8, "best_single": 12, "best_single_tuned": 18, "uniform_mixture": 10, "tuned_mixture": 32}
 N = 40
+EXPERTS = ExpertsConfig()
 
 MakeRun = Callable[..., RunFolder]
 
@@ -53,6 +54,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         test: str | None = "test.jsonl",
         num_rationales: int = 6,
         other: dict[str, float] | None = None,
+        experts: ExpertsConfig = EXPERTS,
     ) -> RunFolder:
         run = RunFolder(tmp_path / "run")
         task = TaskConfig(
@@ -62,6 +64,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             test=test,
             bank=("bank",),
             pool=("pool.jsonl",),
+            experts=experts,
             data=DataConfig(budget=budget),
             seed=3,
         )
@@ -71,7 +74,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             run.path(ENVIRONMENT), {"python": "3.11.2", "accelerator": None, "packages": {"torch": "2.13.0"}}
         )
         if "experts" in parts:
-            write_experts(run, num_rationales)
+            write_experts(run, num_rationales, experts)
         if "data" in parts:
             write_data(run, text, budget)
         if "training" in parts:
@@ -86,18 +89,23 @@ def make_run(tmp_path: Path) -> MakeRun:
     return make
 
 
-def write_experts(run: RunFolder, num_rationales: int = 6) -> None:
+def write_experts(run: RunFolder, num_rationales: int, experts: ExpertsConfig) -> None:
     scores = [
         ExpertScore(
             name=name,
             accuracy=0.75 - 0.125 * i,
             reasoning_ppl=2.125 + i,
+            answer_first_ppl=None,
             mean_nll=0.5 + i / 4,
+            median_nll=0.5 + i / 4,
             n=8,
             num_rationales=num_rationales,
             num_tokens=90,
-            shot_nll=(0.5,) * 8,
+            shot_nll=tuple(0.5 + i / 4 + (shot == i) / 8 for shot in range(8)),
             shot_correct=(True,) * 8,
+            shot_margin=None,
+            shot_answer=("5",) * 8,
+            seconds=0.5,
         )
         for i, name in enumerate(NAMES)
     ]
@@ -105,11 +113,12 @@ def write_experts(run: RunFolder, num_rationales: int = 6) -> None:
     matrix[0, 1] = matrix[1, 0] = 0.875
     np.fill_diagonal(matrix, 1.0)
     similarity = Similarity(tuple(NAMES), matrix)
-    selection = select_experts(scores, similarity, num_experts=2, num_candidates=4)
+    selection = select_experts(scores, similarity, num_experts=2, num_candidates=4, method=experts.method)
     with run.stage("experts", "hash") as folder:
-        write_json(folder / SCORES, [asdict(score) for score in scores])
+        write_json(folder / SCORES, {"scores": [asdict(score) for score in scores], "failures": {}})
         write_json(folder / SIMILARITY, {"names": similarity.names, "matrix": similarity.matrix.tolist()})
-        write_json(folder / SELECTION, selection.to_json())
+        leaks = {"flagged": {}, "without_flagged": None, "failures": {}}
+        write_json(folder / SELECTION, selection.to_json() | leaks)
 
 
 def write_data(run: RunFolder, text: str, budget: int) -> None:

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
+from kshot.config import ExpertsConfig
 from kshot.errors import RunFolderError
 from kshot.report import write_report
 from kshot.report.read import read_contents
@@ -189,6 +191,25 @@ def test_multiple_choice_shows_every_rule(make_run: MakeRun) -> None:
     assert "accuracy is acc_norm" in page.text
 
 
+@pytest.mark.parametrize(
+    ("method", "shown"),
+    [
+        ("paper", "group sum of ranks mean similarity its rank total arithmetic, commonsense 8 0.250 3 11"),
+        (
+            "balanced",
+            "group sum of ranks mean similarity total, both on [0, 1] arithmetic, commonsense 8 0.250 0.25",
+        ),
+        ("robust", "group mean loss best member's loss mean similarity total arithmetic, chain-sum −0.9"),
+    ],
+)
+def test_columns_of_each_method(make_run: MakeRun, method: Any, shown: str) -> None:
+    experts = ExpertsConfig(method=method, similarity="fingerprint")
+    text = _page(make_run(experts=experts)).text
+    assert shown in text
+    assert ("in standard deviations between adapters" in text) == (method == "robust")
+    assert "cosine of their weight changes, estimated to 0.016" in text
+
+
 def test_infinite_perplexity_and_line_separators(make_run: MakeRun) -> None:
     run = make_run(text="first\u2028second")
     path = run.path("experts", SELECTION)
@@ -220,7 +241,7 @@ def test_empty_folder_is_refused(make_run: MakeRun) -> None:
             "name: x",
             r"config\.yaml: expected the key 'base_model', found none; run 'kshot run' again",
         ),
-        (f"experts/{SCORES}", "[{}]", r"experts: expected the key 'n', found none"),
+        (f"experts/{SCORES}", '{"scores": [{}]}', r"experts: expected the key 'n', found none"),
         (f"experts/{SELECTION}", "[]", r"experts: expected what 'kshot run' writes, got something else"),
         (f"data/{SELECTED}", "{broken\n", r"selected\.jsonl: expected what 'kshot run' writes"),
         ("eval/results.json", '{"table": []}', r"results\.json: .*no arm tuned_mixture"),

@@ -1,16 +1,25 @@
 """Experts: score adapters on the shots, compare them, pick a group that is good and different."""
 
 from kshot.experts.attach import attached
-from kshot.experts.scoring import ExpertScore, score_experts
+from kshot.experts.expert_score import ExpertScore, Scores
+from kshot.experts.leaks import flag_leaks
+from kshot.experts.row_experts import row_experts
+from kshot.experts.score_store import ScoreStore
+from kshot.experts.scoring import score_experts
 from kshot.experts.selection import ExpertSelection, select_experts
-from kshot.experts.similarity import Similarity, adapter_similarity
+from kshot.experts.similarity import Similarity, adapter_similarity, fingerprint_similarity
 
 __all__ = [
     "ExpertScore",
     "ExpertSelection",
+    "ScoreStore",
+    "Scores",
     "Similarity",
     "adapter_similarity",
     "attached",
+    "flag_leaks",
+    "row_experts",
+    "fingerprint_similarity",
     "score_experts",
     "select_experts",
 ]

@@ -1,53 +1,26 @@
-"""Score every adapter on the shots: accuracy, and how well it predicts the reasoning to the answer.
+"""Score every adapter on the shots: accuracy, and how well it predicts the reasoning to the answer."""
 
-Several adapters share a batch: they lie side by side in one mixture, and each row's gates are one-hot.
-"""
+from collections.abc import Callable, Iterator, Sequence
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import torch
+from torch import nn
 
 from kshot.bank import Adapter, Bank
-from kshot.evaluation import evaluate
+from kshot.errors import AdapterError, ConfigError, KshotError
+from kshot.evaluation.runner import MULTIPLE_CHOICE
+from kshot.evaluation.scorers import get_scorer
 from kshot.examples import Example
-from kshot.experts.attach import attached
+from kshot.experts.asked_shots import ask_shots
+from kshot.experts.batch_plan import default_memory_mb
+from kshot.experts.expert_score import ExpertScore, Scores, summarise
+from kshot.experts.score_store import ScoreStore
+from kshot.experts.shot_runner import ScoringSettings, ShotRunner
 from kshot.language_model import LanguageModel
-from kshot.mixture import set_row_gates
-from kshot.prompts import form_of
+from kshot.mixture import check_fits
+from kshot.progress import Advance
 
 ADAPTERS_AT_ONCE = (
-    16  # of rank 16: their stacked rank, 256, costs less than half of a projection of width 576
+    16  # in memory: 32 MB each at rank 16 on q and v of a 7B model, and a batch is full with them
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertScore:
-    """How one adapter does on the shots.
-
-    Attributes:
-        name: Of the adapter.
-        accuracy: Share of shots answered right.
-        reasoning_ppl: Mean over the shots of exp(mean NLL of a target token): rationale, then answer.
-        mean_nll: Mean over the shots of the mean NLL of a target token, in nats: one shot cannot rule it.
-        n: Number of shots.
-        num_rationales: How many of them have a rationale; where it is 0 the perplexity is that of the answer.
-        num_tokens: Target tokens scored.
-        shot_nll: Mean NLL of each shot.
-        shot_correct: Right or wrong, each shot.
-    """
-
-    name: str
-    accuracy: float
-    reasoning_ppl: float
-    mean_nll: float
-    n: int
-    num_rationales: int
-    num_tokens: int
-    shot_nll: tuple[float, ...]
-    shot_correct: tuple[bool, ...]
 
 
 def score_experts(
@@ -59,9 +32,15 @@ def score_experts(
     listed: bool = False,
     max_new_tokens: int = 128,
     adapters_at_once: int = ADAPTERS_AT_ONCE,
+    memory_mb: int | None = None,
+    store: ScoreStore | None = None,
     on_score: Callable[[ExpertScore], None] | None = None,
-) -> list[ExpertScore]:
-    """Score every adapter of a bank; the base model is loaded once, adapters come and go in groups.
+    progress: Advance | None = None,
+) -> Scores:
+    """Score every adapter of a bank; the base model is loaded once, and adapters share its batches.
+
+    An adapter that is damaged, of another base, or whose likelihoods are not numbers is a failure of its own
+    and stops no other.
 
     Args:
         lm: The base model.
@@ -70,74 +49,107 @@ def score_experts(
         scorer: As in `kshot.evaluate`.
         listed: As in `kshot.evaluate`.
         max_new_tokens: Longest generated answer.
-        adapters_at_once: Adapters that share a batch.
+        adapters_at_once: Adapters in memory, and at most in one batch.
+        memory_mb: What a batch may take, about; None: a quarter of the base model, and no less than 512.
+        store: Keeps results of every batch; what an earlier call left there is not computed again.
         on_score: Called with each score as soon as it is known.
+        progress: Called with the number of (adapter, shot) pairs just finished.
 
     Returns:
-        One score an adapter, in the order of the bank.
+        One score for each adapter, in the order of the bank, and a reason for each that has none.
 
     Raises:
-        AdapterError: An adapter cannot be read or does not fit the base model.
+        ConfigError: The bank is empty, or a setting is out of range.
+        ExampleError: There are no shots, or one lacks what the scorer needs or does not fit the context.
+        AdapterError: No adapter can be scored, or `lm` has adapters already.
 
     Reference: arXiv 2408.15915v2, section 3.2, in the length-normalised form that its printed numbers fit.
     """
-    adapters, scores = list(bank), []
-    for start in range(0, len(adapters), adapters_at_once):
-        for score in _score_together(
-            lm, adapters[start : start + adapters_at_once], shots, scorer, listed, max_new_tokens
-        ):
-            scores.append(score)
-            if on_score:
-                on_score(score)
-    return scores
-
-
-def _score_together(
-    lm: LanguageModel,
-    adapters: Sequence[Adapter],
-    shots: Sequence[Example],
-    scorer: str,
-    listed: bool,
-    max_new_tokens: int,
-) -> list[ExpertScore]:
-    """Score a few adapters in shared batches; row i is shot i % K under adapter i // K."""
-    num_shots, num_adapters = len(shots), len(adapters)
-    one_hot_NN = torch.eye(num_adapters)
-
-    def use_own_adapter(rows: list[int]) -> None:
-        set_row_gates(lm.model, one_hot_NN[[row // num_shots for row in rows]])
-
-    form = form_of(scorer, listed=listed)
-    targets = [lm.template.encode_example(shot, form, rationale=True) for shot in shots]
-    experts = {adapter.name: adapter.load() for adapter in adapters}
-    with attached(lm, experts, gates=[1 / num_adapters] * num_adapters):
-        nll = lm.token_nll(targets * num_adapters, on_rows=use_own_adapter)
-        result = evaluate(
-            lm,
-            list(shots) * num_adapters,
-            scorer=scorer,
-            listed=listed,
-            max_new_tokens=max_new_tokens,
-            on_rows=use_own_adapter,
+    memory_mb = default_memory_mb(lm.model) if memory_mb is None else memory_mb
+    for setting, value in {"adapters_at_once": adapters_at_once, "memory_mb": memory_mb}.items():
+        if value < 1:
+            raise ConfigError(f"{setting} must be at least 1, got {value}: raise it")
+    if not len(bank):
+        raise ConfigError(
+            "expected at least one adapter to score, got an empty bank: 'kshot bank add' adds some"
         )
-    return [
-        _summarise(name, shots, nll[first : first + num_shots], result.correct[first : first + num_shots])
-        for first, name in zip(range(0, len(nll), num_shots), experts, strict=True)
-    ]
+    _check_golds(shots, scorer)
+    lm.model.eval()
+    asked = ask_shots(lm, shots, scorer, listed=listed)
+    advance = progress or (lambda pairs: None)
+    settings = ScoringSettings(scorer, listed, max_new_tokens, memory_mb * 2**20)
+    store = ScoreStore() if store is None else store
+    runner = ShotRunner(lm, asked, settings, store, advance)
 
+    num_rationales = sum(bool(shot.rationale) for shot in shots)
+    found: dict[str, ExpertScore] = {}
+    failures: dict[str, str] = {}
 
-def _summarise(
-    name: str, shots: Sequence[Example], nll: Sequence[np.ndarray], correct: Sequence[bool]
-) -> ExpertScore:
-    means = [float(values.mean()) for values in nll]
-    return ExpertScore(
-        name=name,
-        accuracy=float(np.mean(correct)),
-        reasoning_ppl=float(np.mean([math.exp(min(mean, 700.0)) for mean in means])),  # exp(710) overflows
-        mean_nll=float(np.mean(means)),
-        n=len(shots),
-        num_rationales=sum(bool(shot.rationale) for shot in shots),
-        num_tokens=sum(len(values) for values in nll),
-        shot_nll=tuple(means),
-        shot_correct=tuple(correct),
+    def conclude(adapter: Adapter) -> None:
+        try:
+            score = summarise(adapter.name, runner.results(adapter), num_rationales)
+        except AdapterError as error:
+            failures[adapter.name] = str(error)
+            return
+        found[adapter.name] = score
+        if on_score:
+            on_score(score)
+
+    usable = list(_usable(lm.model, bank, failures))
+    advance(len(failures) * len(shots))
+    pending = [adapter for adapter in usable if runner.whole_key(adapter) not in store]
+    for adapter in usable:
+        if adapter not in pending:
+            conclude(adapter)
+            advance(len(shots))
+    for group in _groups(lm.model, pending, adapters_at_once):
+        runner.run(group)
+        for adapter in group:
+            conclude(adapter)
+    # Only now: groups are made of what is pending, and must be the same after a kill.
+    store.put({runner.whole_key(adapter): True for adapter in pending})
+    if not found:
+        name, reason = next(iter(failures.items()))
+        raise AdapterError(
+            f"expected at least one adapter that can be scored, got {len(failures)} that cannot; "
+            f"{name}: {reason}"
+        )
+    return Scores(
+        tuple(found[name] for name in bank.names if name in found),
+        {name: failures[name] for name in bank.names if name in failures},
     )
+
+
+def _check_golds(shots: Sequence[Example], scorer: str) -> None:
+    """Let the scorer see each right answer, so that what it cannot read is found before hours of work."""
+    if scorer != MULTIPLE_CHOICE:
+        judge = get_scorer(scorer)
+        for shot in shots:
+            judge(shot.gold, shot)
+
+
+def _usable(model: nn.Module, bank: Bank, failures: dict[str, str]) -> Iterator[Adapter]:
+    for adapter in bank:
+        try:
+            check_fits(adapter.load(), model)
+        except KshotError as error:
+            failures[adapter.name] = str(error)
+        else:
+            yield adapter
+
+
+def _groups(model: nn.Module, adapters: Sequence[Adapter], at_once: int) -> Iterator[list[Adapter]]:
+    """Put adapters of similar rank together, which are filled up with zeros to the largest.
+
+    Those that change the output embedding are alone: it sees chosen positions of all rows in one.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    head_name = next(name for name, module in model.named_modules() if module is head).rpartition(".")[2]
+    alone = [adapter for adapter in adapters if head_name in adapter.entry.target_modules]
+    others = sorted(
+        (adapter for adapter in adapters if adapter not in alone), key=lambda one: (one.entry.r, one.name)
+    )
+    for start in range(0, len(others), at_once):
+        yield others[start : start + at_once]
+    for adapter in alone:
+        yield [adapter]

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path
 
 from kshot.bank import Bank
 from kshot.config import TaskConfig
@@ -12,7 +12,6 @@ from kshot.corpus import Pool, fingerprint, read_pool, rows_to_avoid
 from kshot.errors import ConfigError, ExampleError
 from kshot.examples import HUB_SCHEME, Example, expand, read_examples
 from kshot.language_model import LanguageModel
-from kshot.mixture import check_fits
 from kshot.progress import Progress
 from kshot.run_folder import digest, digest_file
 
@@ -51,12 +50,9 @@ class Inputs:
 
     @cached_property
     def lm(self) -> LanguageModel:
-        """The base model, loaded once, after every adapter was checked against it."""
+        """The base model, loaded once."""
         self.progress.say(f"loading the base model {self.task.base_model} (fetched on first use)")
-        lm = LanguageModel.load(self.task.base_model, dtype=self.task.dtype)
-        for adapter in self.bank:
-            check_fits(adapter.load(), lm.model)
-        return lm
+        return LanguageModel.load(self.task.base_model, dtype=self.task.dtype)
 
     def check_budget(self) -> None:
         """Refuse a budget that the pool cannot fill, before anything is embedded.
@@ -98,7 +94,7 @@ class Inputs:
     @cached_property
     def bank_digest(self) -> str:
         """Hash of the adapters that may be chosen."""
-        return digest([[adapter.name, adapter.entry.sha256] for adapter in self.bank])
+        return digest([[adapter.name, adapter.digest] for adapter in self.bank])
 
     @cached_property
     def pool_digest(self) -> str:
@@ -126,7 +122,7 @@ class Inputs:
             )
 
     def _usable_bank(self) -> Bank:
-        bank = Bank.open_all([Path(folder) for folder in self.task.bank])
+        bank = Bank.open_all(self.task.bank)
         excluded = {
             name for name in bank.names if any(fnmatchcase(name, one) for one in self.task.experts.exclude)
         }
@@ -134,9 +130,10 @@ class Inputs:
             one for one in self.task.experts.exclude if not any(fnmatchcase(name, one) for name in bank.names)
         ]
         if unused:
+            near = get_close_matches(unused[0], bank.names, n=5) or bank.names[:5]
             raise ConfigError(
                 f"experts.exclude: expected names or patterns of adapters, got {unused[0]!r}, "
-                f"which fits none of {', '.join(bank.names)}"
+                f"which fits none of them; there are {', '.join(near)}"
             )
         kept = [name for name in bank.names if name not in excluded]
         if len(kept) < self.task.experts.num_experts:

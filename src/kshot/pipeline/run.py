@@ -79,7 +79,7 @@ def run(
         CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     )
     write_json(folder.path(ENVIRONMENT), describe_environment())
-    _once(folder, "experts", experts_reads(inputs), partial(run_experts, inputs))
+    _once(folder, "experts", experts_reads(inputs), partial(run_experts, inputs, folder))
     if goal >= GOALS.index("data"):
         _once(folder, "data", data_reads(inputs), partial(run_data, inputs))
     if goal >= GOALS.index("training"):

@@ -24,7 +24,11 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class RankedAdapter:
-    """An adapter's scores on the shots and its ranks; an infinite perplexity or NLL is None."""
+    """An adapter's scores on the shots and its ranks; an infinite perplexity or NLL is None.
+
+    `loss`, its `stderr` and `near_tie`, that the next adapter may be as good, are of the method `robust`
+    alone.
+    """
 
     name: str
     accuracy: float
@@ -33,17 +37,26 @@ class RankedAdapter:
     rank_ppl: float
     rank_accuracy: float
     rank_sum: float
+    loss: float | None
+    stderr: float | None
+    near_tie: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Candidates that could have been the experts; in every number, less is better."""
+    """Candidates that could have been the experts; in every number, less is better.
+
+    `similarity_rank` is of the method `paper` alone; `best_of`, the mean over the shots of the best member's
+    loss, and `near_tie` of `robust`.
+    """
 
     members: tuple[str, ...]
     quality: float
     similarity: float
-    similarity_rank: float
     total: float
+    similarity_rank: float | None
+    best_of: float | None
+    near_tie: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +66,16 @@ class Selection:
     Attributes:
         experts: Best first.
         best_single: First of the ranking.
-        why: The sentence that says why this group won.
+        method: How adapters were ranked and groups weighed: `paper`, `balanced` or `robust`.
+        why: The sentences that say why this group won.
         candidates: Names that groups were formed from.
         ranking: Every adapter, best first.
         groups: The best groups, best first.
         num_groups: Of all.
         excluded: Names left out by request.
+        failures: For each adapter that could not be scored why.
+        flagged: For each adapter that may have seen the task how.
+        without_flagged: The experts that would be chosen without those; empty where nothing is flagged.
         num_shots: Shots that every adapter was scored on.
         num_rationales: How many of them have a rationale.
         similarity: Cosine of every two adapters, by name.
@@ -66,12 +83,16 @@ class Selection:
 
     experts: tuple[str, ...]
     best_single: str
+    method: str
     why: str
     candidates: tuple[str, ...]
     ranking: tuple[RankedAdapter, ...]
     groups: tuple[Group, ...]
     num_groups: int
     excluded: tuple[str, ...]
+    failures: Mapping[str, str]
+    flagged: Mapping[str, str]
+    without_flagged: tuple[str, ...]
     num_shots: int
     num_rationales: int
     similarity: Mapping[str, Mapping[str, float]]
@@ -213,7 +234,7 @@ class Contents:
         name: Of the task.
         base_model: As in the task file.
         seed: Of the run.
-        similarity: How adapters were compared, `delta` or `paper`.
+        similarity: How adapters were compared, `delta`, `paper` or `fingerprint`.
         config: The resolved task file.
         environment: What the run ran on.
         seconds: Wall time of each finished stage.

@@ -117,14 +117,18 @@ def _read_selection(run: RunFolder) -> Selection | Missing:
         return Selection(
             experts=tuple(chosen["experts"]),
             best_single=chosen["best_single"],
+            method=chosen["method"],
             why=chosen["why"],
             candidates=tuple(one["name"] for one in chosen["candidates"]),
             ranking=tuple(_pick(RankedAdapter, one) for one in chosen["ranking"]),
             groups=tuple(_pick(Group, one | {"members": tuple(one["members"])}) for one in chosen["groups"]),
             num_groups=chosen["num_groups"],
             excluded=tuple(chosen["excluded"]),
-            num_shots=scores[0]["n"],
-            num_rationales=scores[0]["num_rationales"],
+            failures=chosen["failures"],
+            flagged=chosen["flagged"],
+            without_flagged=tuple((chosen["without_flagged"] or {"experts": ()})["experts"]),
+            num_shots=scores["scores"][0]["n"],
+            num_rationales=scores["scores"][0]["num_rationales"],
             similarity={
                 name: dict(zip(cosines["names"], row, strict=True))
                 for name, row in zip(cosines["names"], cosines["matrix"], strict=True)

@@ -1,0 +1,84 @@
+"""The shots as a model reads them: a prompt, and the targets whose likelihood is asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kshot.errors import ExampleError
+from kshot.evaluation.runner import MULTIPLE_CHOICE
+from kshot.examples import Example
+from kshot.language_model import LanguageModel
+from kshot.prompts import TokenisedExample, form_of, prompt_of
+
+
+@dataclass(frozen=True, slots=True)
+class AskedShot:
+    """One shot; every adapter is asked the same tokens.
+
+    Attributes:
+        shot: As given.
+        prompt_length: Tokens of the prompt that all targets share.
+        reasoning: Rationale, then answer; the answer alone where there is no rationale.
+        answer_first: The other order; the same where there is no rationale.
+        choices: Each choice as an answer, where choices are compared by likelihood.
+    """
+
+    shot: Example
+    prompt_length: int
+    reasoning: TokenisedExample
+    answer_first: TokenisedExample
+    choices: tuple[TokenisedExample, ...]
+
+    @property
+    def targets(self) -> tuple[TokenisedExample, ...]:
+        """Distinct targets, in the order of their first mention."""
+        return tuple(dict.fromkeys((self.reasoning, self.answer_first, *self.choices)))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with a target."""
+        return max(len(target) for target in self.targets)
+
+
+def by_likelihood(scorer: str, *, listed: bool) -> bool:
+    """Whether the task takes the likeliest choice, so that nothing is generated."""
+    return scorer == MULTIPLE_CHOICE and not listed
+
+
+def ask_shots(lm: LanguageModel, shots: Sequence[Example], scorer: str, *, listed: bool) -> list[AskedShot]:
+    """Tokenise the shots.
+
+    Raises:
+        ExampleError: There are none, one lacks the choices that the scorer compares, or one does not fit the
+            model's context.
+    """
+    if not shots:
+        raise ExampleError("expected at least one shot, got none: give labelled examples of the task")
+    asked = [_ask(lm, shot, scorer, listed) for shot in shots]
+    for number, one in enumerate(asked, start=1):
+        if one.longest > lm.max_length:
+            raise ExampleError(
+                f"shot {one.shot.id or number}: expected at most {lm.max_length} tokens, the context of "
+                f"{lm.name or 'the model'}, got {one.longest}: shorten it or leave it out"
+            )
+    return asked
+
+
+def _ask(lm: LanguageModel, shot: Example, scorer: str, listed: bool) -> AskedShot:
+    form = form_of(scorer, listed=listed)
+    encode = lm.template.encode_example
+    reasoning = encode(shot, form, rationale=True)
+    choices: tuple[str, ...] = ()
+    if by_likelihood(scorer, listed=listed):
+        if shot.choices is None or len(shot.choices) < 2 or shot.label is None:
+            raise ExampleError(
+                f"{shot.id}: expected choices, two or more, and label for the scorer {MULTIPLE_CHOICE}, got "
+                f"{len(shot.choices or ())} choices and label {shot.label}: add them or use another scorer"
+            )
+        choices = shot.choices
+    return AskedShot(
+        shot,
+        reasoning.prompt_length,
+        reasoning,
+        encode(shot, form, rationale=True, order="answer_first"),
+        tuple(lm.template.encode(prompt_of(shot, form), choice) for choice in choices),
+    )
