@@ -99,6 +99,10 @@ def test_numbers_as_yaml_writes_them(task_file: Path) -> None:
             {"experts": {"num_experts": "four"}},
             "experts.num_experts: Input should be a valid integer.*got 'four'",
         ),
+        (
+            {"experts": {"method": "normalised"}},
+            "experts.method: Input should be 'paper', 'balanced' or 'robust', got 'normalised'",
+        ),
         ({"training": {"learning_rate": 0}}, "training.learning_rate: .*greater than 0, got 0"),
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: .*finite number, got inf"),
         ({"training": {"report_to": "paper"}}, "training.report_to: Input should be 'none'.*got 'paper'"),

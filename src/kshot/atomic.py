@@ -64,9 +64,9 @@ def _put_in_place(draft: Path, target: Path) -> None:
     shutil.rmtree(retired)
 
 
-def remove_drafts(folder: Path) -> None:
-    """Delete what a killed process left behind in `folder`."""
-    for draft in folder.glob(".*.partial*"):
+def remove_drafts(folder: Path, of: str = "*") -> None:
+    """Delete what a killed process left behind in `folder`: all drafts, or those of what is called `of`."""
+    for draft in folder.glob(f".{of}.*.partial*"):
         if draft.is_dir():
             shutil.rmtree(draft)
         else:
@@ -74,7 +74,12 @@ def remove_drafts(folder: Path) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write `text` to `target` in one rename.
+    """Write `text` to `target` as UTF-8; the rest as in `write_bytes`."""
+    write_bytes(target, text.encode("utf-8"))
+
+
+def write_bytes(target: Path, data: bytes) -> None:
+    """Write `data` to `target` in one rename.
 
     Raises:
         RunFolderError: The folder of `target` cannot be written, or the disk is full.
@@ -83,7 +88,7 @@ def write_text(target: Path, text: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            draft.write_text(text, encoding="utf-8")
+            draft.write_bytes(data)
             draft.replace(target)
         except BaseException:
             draft.unlink(missing_ok=True)

@@ -24,7 +24,9 @@ EVENTS = "events.jsonl"
 REPORT = "report.html"
 MARK = "stage.json"
 
+SCORE_STORE = ".scores.jsonl"
 SCORES = "scores.json"  # experts/
+SCORE_SECONDS = "seconds.json"
 SIMILARITY = "similarity.json"
 SELECTION = "selection.json"
 SELECTED = "selected.jsonl"  # data/

@@ -1,5 +1,6 @@
 """An adapter's entry, its checksum and its factors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from kshot.bank import Adapter, AdapterEntry
-from kshot.bank.adapter import WEIGHTS, describe, sha256_of
-from kshot.errors import AdapterError
+from kshot.bank.adapter import CONFIG, WEIGHTS, describe, sha256_of
+from kshot.errors import AdapterError, ConfigError
 
 
 @pytest.fixture
@@ -57,6 +58,36 @@ def test_tampered_weights(adapter: Adapter) -> None:
         AdapterError, match=r"math: expected sha256 .*: the weights changed since they joined the bank"
     ):
         adapter.verify()
+
+
+def test_tampered_settings(adapter: Adapter) -> None:
+    before = adapter.digest
+    path = adapter.folder / CONFIG
+    path.write_text(path.read_text().replace('"lora_alpha": 8', '"lora_alpha": 80'))
+    assert sha256_of(path) != adapter.entry.config_sha256
+    for check in (adapter.verify, adapter.load):
+        with pytest.raises(
+            AdapterError,
+            match=r"math: expected sha256 .* of adapter_config.json, got .*: the settings changed since they",
+        ):
+            check()
+    assert Adapter(adapter.folder, describe(adapter.folder, "math")).digest != before
+
+
+def test_the_digest_is_of_both_files_and_nothing_else(adapter: Adapter, lora_folder: Any) -> None:
+    assert replace(adapter, entry=adapter.entry.model_copy(update={"licence": "x"})).digest == adapter.digest
+    old = replace(adapter, entry=adapter.entry.model_copy(update={"config_sha256": None}))
+    assert old.digest == adapter.digest
+    (adapter.folder / CONFIG).unlink()
+    with pytest.raises(AdapterError, match=r"cannot read .*adapter_config.json: No such file"):
+        _ = old.digest
+    other = lora_folder("other", seed=2, r=4, rank_pattern={"v_proj": 6})
+    assert Adapter(other, describe(other, "math")).digest != adapter.digest
+
+
+def test_impossible_name(adapter: Adapter) -> None:
+    with pytest.raises(ConfigError, match=r"expected a name of letters, digits.* got 'a b'"):
+        describe(adapter.folder, "a b")
 
 
 def test_truncated_weights(adapter: Adapter) -> None:

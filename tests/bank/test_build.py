@@ -1,5 +1,6 @@
 """A bank is really trained, adapter by adapter, and goes on where it was stopped."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from kshot.bank import Bank, build_bank
+from kshot.bank import Bank, build_bank, row_hash, training_row_hashes
 from kshot.bank.build import mean_nll
+from kshot.bank.fingerprint import fingerprint
 from kshot.errors import ConfigError, ExampleError, SourceError
+from kshot.examples import read_examples
 from kshot.language_model import LanguageModel
 
 
@@ -120,6 +123,34 @@ def test_only_what_changed_is_trained_again(build: Any, recipe: dict[str, Any], 
     assert Bank.open(tmp_path / "bank")["no"].entry.r == 2
     recipe["seed"] = 1
     assert not any(line.endswith("kept") for line in build())
+
+
+def test_changed_data_trains_again(build: Any, tmp_path: Path) -> None:
+    build()
+    path = tmp_path / "no.jsonl"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert Bank.open(tmp_path / "bank")["no"].entry.data_sha256 == digest
+    path.write_text(path.read_text().replace("question 3", "question three"))
+    kept, trained = build()
+    assert (kept, trained.partition(":")[0]) == ("yes: kept", "no")
+    path.rename(tmp_path / "elsewhere.jsonl")
+    assert build() == ["yes: kept", "no: kept; its data is not here to compare"]
+
+
+def test_training_rows_are_known_by_their_hashes(build: Any, tmp_path: Path) -> None:
+    build()
+    found = training_row_hashes(Bank.open(tmp_path / "bank")["yes"])
+    rows = read_examples(tmp_path / "yes.jsonl")
+    assert found is not None
+    assert len(found) == 8  # and none of the 4 rows that were held out
+    assert found < {row_hash(row) for row in rows}
+
+
+def test_fingerprints_are_stored(build: Any, tmp_path: Path) -> None:
+    build()
+    adapter = Bank.open(tmp_path / "bank")["yes"]
+    assert adapter.fingerprint is not None
+    assert np.array_equal(adapter.fingerprint, fingerprint(adapter.load()))
 
 
 def test_a_stopped_build_leaves_no_half_adapter(build: Any, recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A recipe is checked before anything is trained."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kshot.bank.recipe import AdapterRecipe, BankRecipe, read_rows
+from kshot.bank.recipe import AdapterRecipe, BankRecipe, data_digest, read_rows
 from kshot.config import read_yaml
 from kshot.errors import ConfigError, ExampleError, SourceError
 
@@ -87,6 +88,22 @@ def test_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_missing_data(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"expected a file at .*none.jsonl, found none"):
         rows_of(tmp_path, ["x"], data="none.jsonl")
+
+
+def test_digest_of_the_data(tmp_path: Path) -> None:
+    def digest(**source: str) -> str | None:
+        return data_digest(AdapterRecipe(name="a", **source), tmp_path)
+
+    (tmp_path / "x.jsonl").write_text("1")
+    (tmp_path / "y.jsonl").write_text("2")
+    assert digest(data="x.jsonl") == hashlib.sha256(b"1").hexdigest()
+    both = digest(data="*.jsonl")
+    (tmp_path / "y.jsonl").write_text("3")
+    assert digest(data="*.jsonl") != both
+    assert digest(data="hf://a/b") is None
+    assert digest(family="chain_sum") is None
+    with pytest.raises(SourceError, match=r"expected a file at .*none.jsonl, found none"):
+        digest(data="none.jsonl")
 
 
 def test_family(tmp_path: Path) -> None:

@@ -1,27 +1,32 @@
 """A bank: a folder of PEFT adapter folders and `bank.json`, its index."""
 
-import json
-import re
-import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from kshot.atomic import new_folder, write_json
-from kshot.bank.adapter import NAME_PATTERN, Adapter, AdapterEntry, describe
-from kshot.errors import AdapterError, ConfigError, SourceError
-from kshot.model_source import resolve_model
+from huggingface_hub import HfApi
 
-INDEX = "bank.json"
-FORMAT = 1
-_KEPT_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md", "LICENSE")
+from kshot.atomic import new_folder, remove_drafts
+from kshot.bank.adapter import CONFIG, Adapter, AdapterEntry, check_name, describe, sha256_of
+from kshot.bank.fingerprint_file import write_fingerprint
+from kshot.bank.hub import HubReference
+from kshot.bank.hub_cache import cached_bank
+from kshot.bank.index import INDEX, indexed, locked, read_index, unindexed, write_index
+from kshot.bank.intake import default_name, look, source_of, take
+from kshot.bank.limits import Limits
+from kshot.errors import AdapterError, ConfigError, SourceError
+from kshot.progress import Advance
+from kshot.rows import HUB_SCHEME
 
 
 class Bank:
     """Adapters by name, in the order of their names.
 
     Attributes:
-        folder: Where new adapters go; None for a part of a bank and for several read as one.
+        folder: Where new adapters go; None for a part of a bank, for several read as one and for one adapter.
         names: Of all adapters, sorted.
     """
 
@@ -32,19 +37,32 @@ class Bank:
         }
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Bank":
-        """Open a bank; a folder of adapter folders without an index is read as one.
+    def open(cls, source: str | Path, *, hub: HfApi | None = None) -> "Bank":
+        """Open a bank, or a single adapter as a bank of one. Weights are read only where there is no index.
+
+        Args:
+            source: A bank; a folder of adapter folders without an index; a PEFT adapter folder; or
+                `hf://owner/name[@revision]`, an adapter on the Hub, which is fetched into the cache folder.
+            hub: Where references of the Hub lead to; the Hub of `HF_ENDPOINT` by default.
 
         Raises:
-            SourceError: There is no such folder, or no adapter in it.
-            AdapterError: The index is damaged, or names a folder that is not there.
+            SourceError: There is no such folder, no adapter in it, or the Hub has none or does not answer.
+            AdapterError: The index is damaged or names a folder that is not there, or an adapter that is read
+                cannot be used.
         """
-        folder = Path(folder)
+        if str(source).startswith(HUB_SCHEME):
+            reference = source_of(str(source))
+            assert isinstance(reference, HubReference)  # of this scheme there are no folders
+            return cls(indexed(cached_bank(reference, hub or HfApi())))
+        folder = Path(source)
         if not folder.is_dir():
             raise SourceError(
-                f"expected a bank folder at {folder}, found none; paths are relative to the task file"
+                f"expected a bank or adapter folder at {folder}, found none; paths are relative to the task "
+                f"file, and an adapter on the Hub is written {HUB_SCHEME}owner/name"
             )
-        adapters = list(_indexed(folder) if (folder / INDEX).is_file() else _unindexed(folder))
+        if (folder / CONFIG).is_file() and not (folder / INDEX).is_file():
+            return cls([Adapter(folder, describe(folder, default_name(folder)))])
+        adapters = indexed(folder) if (folder / INDEX).is_file() else unindexed(folder)
         if not adapters:
             raise SourceError(
                 f"expected adapter folders in {folder}, found none; add some with 'kshot bank add'"
@@ -52,16 +70,16 @@ class Bank:
         return cls(adapters, folder)
 
     @classmethod
-    def open_all(cls, folders: Sequence[str | Path]) -> "Bank":
-        """Open several banks as one.
+    def open_all(cls, sources: Sequence[str | Path], *, hub: HfApi | None = None) -> "Bank":
+        """Open several banks and single adapters as one bank.
 
         Raises:
             ConfigError: Two adapters share a name.
         """
-        banks = [cls.open(folder) for folder in folders]
+        banks = [cls.open(source, hub=hub) for source in sources]
         adapters = [adapter for bank in banks for adapter in bank]
-        names = [adapter.name for adapter in adapters]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(adapter.name for adapter in adapters)
+        twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
             raise ConfigError(
                 f"expected distinct adapter names over all banks, got {', '.join(twice)} more than once"
@@ -70,10 +88,19 @@ class Bank:
 
     @classmethod
     def create(cls, folder: Path) -> "Bank":
-        """Open a bank for adding to, making an empty one where there is none yet."""
-        if not (folder / INDEX).is_file():
-            write_json(folder / INDEX, {"format": FORMAT, "adapters": []})
-        return cls(list(_indexed(folder)), folder)
+        """Open a bank for adding to; where there is none yet, the first adapter makes it.
+
+        Raises:
+            ConfigError: The folder is an adapter's.
+            AdapterError: The index is damaged, or there is none and an adapter cannot be used.
+        """
+        if (folder / INDEX).is_file():
+            return cls(indexed(folder), folder)
+        if (folder / CONFIG).is_file():
+            raise ConfigError(
+                f"expected the folder of a bank, got {folder}, which is an adapter: name another folder"
+            )
+        return cls(unindexed(folder), folder)
 
     @property
     def names(self) -> list[str]:
@@ -88,71 +115,115 @@ class Bank:
 
     def __getitem__(self, name: str) -> Adapter:
         if name not in self._adapters:
+            near = get_close_matches(name, self._adapters, n=5) or self.names[:5]
             raise ConfigError(
-                f"expected an adapter of the bank, got {name!r}; known: {', '.join(self._adapters)}"
+                f"expected an adapter of the bank, got {name!r}; it holds {', '.join(near) or 'none'}"
             )
         return self._adapters[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._adapters
 
+    def own_folder(self) -> Path:
+        """Return where new adapters go.
+
+        Raises:
+            ConfigError: The bank is a part of one, several read as one, or a single adapter.
+        """
+        if self.folder is None:
+            raise ConfigError(
+                "expected one whole bank to add to, got a part of one, several as one or a single adapter: "
+                "open its folder"
+            )
+        return self.folder
+
     def subset(self, names: Sequence[str]) -> "Bank":
         """Return a bank of the named adapters alone."""
         return Bank([self[name] for name in names])
 
-    def add(self, source: str | Path, *, name: str | None = None, **known: Any) -> Adapter:
-        """Copy an adapter from a folder or the Hub into the bank and its index.
+    def add(
+        self,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        limits: Limits | None = None,
+        hub: HfApi | None = None,
+        **known: Any,
+    ) -> Adapter:
+        """Copy an adapter from a folder, or fetch it from the Hub, into the bank and its index.
 
         Args:
-            source: A PEFT LoRA folder, or a Hub id.
-            name: Its name here; the last part of `source` by default.
-            known: Fields of its entry, such as `licence` and `trained_on`.
+            source: A PEFT LoRA folder, or `hf://owner/name[@revision]`, in which `hf://` may be missing. The
+                commit that was fetched is in the entry's `origin`.
+            name: Its name here; the folder's, or `owner--name`, by default.
+            limits: What it may be; up to 1 GB, under any licence, by default.
+            hub: As in `open`.
+            known: Fields of its entry, such as `licence` and `trained_on`, in place of what its card says.
 
         Raises:
             AdapterError: It cannot be used, or the name is taken.
             SourceError: It cannot be found or fetched.
         """
-        folder = self._own_folder()
-        found = resolve_model(str(source))
-        name = name or _default_name(str(source))
-        if not re.fullmatch(NAME_PATTERN, name):
-            raise ConfigError(
-                f"expected a name of letters, digits, '.', '_' and '-' with a letter in it, got {name!r}"
-            )
-        if name in self:
-            raise AdapterError(
-                f"expected a new name, got {name!r}, which the bank holds; choose another with --name"
-            )
-        entry = describe(found, name, **{"origin": str(source), **known})
-        with new_folder(folder / name) as draft:
-            for file in _KEPT_FILES:
-                if (found / file).is_file():
-                    shutil.copyfile(found / file, draft / file)
-        return self.record(entry)
+        folder = self.own_folder()
+        found = source_of(str(source))
+        name = name or default_name(found)
+        check_name(name)
+        self._refuse_taken(name)
+        limits, hub = limits or Limits(), hub or HfApi()
+        looked_at = look(found, limits, hub)
+        remove_drafts(folder, of=name)
+        with ExitStack() as held:
+            with new_folder(folder / name) as draft:
+                entry = take(looked_at, draft, name, limits=limits, hub=hub, **known)
+                held.enter_context(locked(folder))
+                self._reread()
+                self._refuse_taken(name)
+            self._write([entry])
+        return self[name]
 
-    def record(self, entry: AdapterEntry) -> Adapter:
-        """Put an entry into the index, replacing one of the same name; its folder is in place already.
+    def record(self, *entries: AdapterEntry) -> None:
+        """Put entries into the index, replacing those of the same names; their folders are in place already.
 
         Raises:
             ConfigError: The bank is a part of one, or several read as one.
         """
-        folder = self._own_folder()
-        adapter = Adapter(folder / entry.name, entry)
-        others = [other for other in self if other.name != entry.name]
-        self._adapters = {one.name: one for one in sorted([*others, adapter], key=lambda one: one.name)}
-        entries = [one.entry.model_dump(mode="json") for one in self]
-        write_json(folder / INDEX, {"format": FORMAT, "adapters": entries})
-        return adapter
+        with locked(self.own_folder()):
+            self._reread()
+            self._write(entries)
 
-    def _own_folder(self) -> Path:
-        if self.folder is None:
-            raise ConfigError(
-                "expected one whole bank to add to, got a part of one or several as one: open its folder"
-            )
-        return self.folder
+    def complete(self, advance: Advance | None = None) -> list[str]:
+        """Record what an index of an older format lacks, and store fingerprints that are missing or old.
 
-    def verify(self) -> dict[str, str | None]:
-        """Check every adapter; return for each name what is wrong with it, or None."""
+        Checksums that are recorded stay; an adapter whose files changed since is refused.
+
+        Args:
+            advance: Called with 1 after each adapter.
+
+        Returns:
+            Names of the adapters whose entry or fingerprint is new.
+
+        Raises:
+            AdapterError: An adapter changed or cannot be used.
+        """
+        self.own_folder()
+        changed = []
+        for adapter in self:
+            entry = adapter.entry
+            if not entry.config_sha256 or adapter.fingerprint is None:
+                write_fingerprint(adapter.folder, adapter.digest, adapter.load())
+                settings = entry.config_sha256 or sha256_of(adapter.folder / CONFIG)
+                changed.append(entry.model_copy(update={"config_sha256": settings}))
+            if advance:
+                advance(1)
+        self.record(*changed)
+        return [entry.name for entry in changed]
+
+    def verify(self, advance: Advance | None = None) -> dict[str, str | None]:
+        """Check every adapter; return for each name what is wrong with it, or None.
+
+        Args:
+            advance: Called with 1 after each adapter.
+        """
         found: dict[str, str | None] = {}
         for adapter in self:
             try:
@@ -160,35 +231,24 @@ class Bank:
                 found[adapter.name] = None
             except AdapterError as error:
                 found[adapter.name] = str(error)
+            if advance:
+                advance(1)
         return found
 
-
-def _indexed(folder: Path) -> Iterator[Adapter]:
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        version = index["format"]
-        entries = [AdapterEntry.model_validate(entry) for entry in index["adapters"] if version == FORMAT]
-    except (OSError, ValueError, KeyError, TypeError) as error:  # pydantic's error is a ValueError
-        raise AdapterError(
-            f"cannot read {folder / INDEX}: {' '.join(str(error).split())[:200]}; restore it"
-        ) from error
-    if version != FORMAT:
-        raise AdapterError(f"expected format {FORMAT} in {folder / INDEX}, got {version}: update kshot")
-    for entry in entries:
-        if not (folder / entry.name).is_dir():
+    def _refuse_taken(self, name: str) -> None:
+        if name in self:
             raise AdapterError(
-                f"expected the adapter folder {folder / entry.name} that {INDEX} names, found none"
+                f"expected a new name, got {name!r}, which the bank holds; choose another with --name"
             )
-        yield Adapter(folder / entry.name, entry)
 
+    def _reread(self) -> None:
+        """Take in what other processes recorded since."""
+        folder = self.own_folder()
+        if (folder / INDEX).is_file():
+            self._adapters = {entry.name: Adapter(folder / entry.name, entry) for entry in read_index(folder)}
 
-def _unindexed(folder: Path) -> Iterator[Adapter]:
-    for config in sorted(folder.glob("*/adapter_config.json")):
-        if not config.parent.name.startswith("."):  # the draft of a killed process
-            yield Adapter(config.parent, describe(config.parent, config.parent.name))
-
-
-def _default_name(source: str) -> str:
-    """Return the last part of a path or Hub id, its revision left out."""
-    name = source.rstrip("/").rpartition("/")[2]
-    return name if Path(source).expanduser().is_dir() else name.partition("@")[0]
+    def _write(self, entries: Sequence[AdapterEntry]) -> None:
+        folder = self.own_folder()
+        merged = {**self._adapters, **{entry.name: Adapter(folder / entry.name, entry) for entry in entries}}
+        self._adapters = dict(sorted(merged.items()))
+        write_index(folder, [adapter.entry for adapter in self])

@@ -1,9 +1,7 @@
 """Train a bank from a recipe: one adapter at a time, each measured on rows it did not see."""
 
 import json
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -15,30 +13,27 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from kshot.atomic import new_folder, remove_drafts, write_json, write_text
-from kshot.bank.adapter import WEIGHTS, describe
+from kshot.bank.adapter import WEIGHTS
 from kshot.bank.bank import Bank
 from kshot.bank.card import adapter_card, bank_card, source_of
-from kshot.bank.recipe import AdapterRecipe, BankRecipe, read_rows
+from kshot.bank.intake import read_draft
+from kshot.bank.recipe import AdapterRecipe, BankRecipe, data_digest
+from kshot.bank.row_hashes import write_row_hashes
+from kshot.bank.split import Split, split_rows
 from kshot.config import read_yaml
-from kshot.errors import ConfigError, ExampleError, reason_of
+from kshot.errors import ConfigError, SourceError, reason_of
 from kshot.language_model import LanguageModel
-from kshot.prompts import TokenisedExample, target_of
+from kshot.prompts import TokenisedExample
 from kshot.training import TrainingResult, fit
 
 RECORD = "training.json"
 Report = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Tokenised rows of one set, each in one part only."""
-
-    train: list[TokenisedExample]
-    held_out: list[TokenisedExample]
-
-
 def build_bank(recipe_file: Path, folder: Path, *, report: Report = print) -> Bank:
     """Train every adapter of a recipe into `folder`; those already trained by the same recipe are kept.
+
+    The recipe counts as changed where a data file of it is not, byte for byte, what it was.
 
     Args:
         recipe_file: YAML, see `BankRecipe`.
@@ -51,69 +46,65 @@ def build_bank(recipe_file: Path, folder: Path, *, report: Report = print) -> Ba
     recipe = read_yaml(recipe_file, BankRecipe)
     bank = Bank.create(folder)
     remove_drafts(folder)
-    kept = {
-        adapter.name
-        for adapter in recipe.adapters
-        if adapter.name in bank
-        and _recorded(folder / adapter.name).get("recipe_sha256") == _digest(recipe, adapter)
-    }
     lm = None
     for adapter in recipe.adapters:
-        if adapter.name in kept:
-            report(f"{adapter.name}: kept")
+        if found := _is_trained(bank, recipe, adapter, recipe_file.parent):
+            report(f"{adapter.name}: {found}")
             continue
         lm = lm or LanguageModel.load(recipe.base_model, relative_to=recipe_file.parent)
-        split = _split(lm, recipe, adapter, recipe_file.parent)
-        report(_build_adapter(bank, folder, lm, recipe, adapter, split))
+        split = split_rows(lm, recipe, adapter, recipe_file.parent)
+        known = {"data_sha256": data_digest(adapter, recipe_file.parent)}
+        report(_build_adapter(bank, folder, lm, recipe, adapter, split, known))
     records = {adapter.name: _recorded(folder / adapter.name) for adapter in recipe.adapters}
     write_text(folder / "README.md", bank_card(recipe, records))
     return bank
 
 
+def _is_trained(bank: Bank, recipe: BankRecipe, adapter: AdapterRecipe, folder: Path) -> str | None:
+    """Return a word on an adapter that need not be trained, None for one that must be."""
+    if adapter.name not in bank:
+        return None
+    held = bank[adapter.name]
+    if _recorded(held.folder).get("recipe_sha256") != _digest(recipe, adapter):
+        return None
+    try:
+        unchanged = held.entry.data_sha256 == data_digest(adapter, folder)
+    except (ConfigError, SourceError):
+        return "kept; its data is not here to compare"
+    return "kept" if unchanged else None
+
+
 def _build_adapter(
-    bank: Bank, folder: Path, lm: LanguageModel, recipe: BankRecipe, adapter: AdapterRecipe, split: Split
+    bank: Bank,
+    folder: Path,
+    lm: LanguageModel,
+    recipe: BankRecipe,
+    adapter: AdapterRecipe,
+    split: Split,
+    known: dict[str, Any],
 ) -> str:
     """Train one adapter into the bank; return a line that says what it learned."""
     with new_folder(folder / adapter.name) as draft:
         record = _train_into(draft, lm, recipe, adapter, split) | {"recipe_sha256": _digest(recipe, adapter)}
         write_json(draft / RECORD, record)
         write_text(draft / "README.md", adapter_card(recipe, adapter, record))
-        entry = describe(
+        write_row_hashes(draft, split.train_rows)
+        entry = read_draft(
             draft,
             adapter.name,
+            str(folder / adapter.name),
             base_model=recipe.base_model,
             origin=source_of(adapter),
             licence=adapter.licence,
             trained_on=adapter.family or Path(adapter.data or "").stem,
             num_rows=len(split.train),
+            **known,
         )
     bank.record(entry)
     return (
         f"{adapter.name}: held-out NLL {record['base_nll']:.3f} -> {record['held_out_nll']:.3f}, "
         f"{record['train_rows']} rows, {record['seconds']:.0f} s"
     )
-
-
-def _split(lm: LanguageModel, recipe: BankRecipe, adapter: AdapterRecipe, folder: Path) -> Split:
-    rows = adapter.rows or recipe.rows
-    examples = read_rows(adapter, size=rows + recipe.held_out, seed=recipe.seed, folder=folder)
-    random.Random(recipe.seed).shuffle(examples)
-    seen: set[tuple[str, str]] = set()
-    kept: list[TokenisedExample] = []
-    for example in examples:
-        key = (example.request, target_of(example, adapter.form))
-        tokenised = lm.template.encode_example(example, adapter.form, rationale=True)
-        if key not in seen and len(tokenised) <= recipe.max_tokens:
-            kept.append(tokenised)
-        seen.add(key)
-        if len(kept) == rows + recipe.held_out:
-            break
-    if len(kept) <= recipe.held_out:
-        raise ExampleError(
-            f"{adapter.name}: expected more than {recipe.held_out} rows of at most {recipe.max_tokens} "
-            f"tokens, got {len(kept)}: lower held_out or raise max_tokens"
-        )
-    return Split(train=kept[recipe.held_out :], held_out=kept[: recipe.held_out])
 
 
 def _train_into(

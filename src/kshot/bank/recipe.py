@@ -1,16 +1,18 @@
 """A bank recipe: which adapters to train, on what, and how."""
 
+import json
 import os
 import re
 from dataclasses import replace
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
 from kshot.bank.adapter import NAME_PATTERN
 from kshot.config import Section, TrainingConfig
-from kshot.errors import ConfigError, ExampleError
-from kshot.examples import Example, read_examples
+from kshot.errors import ConfigError, ExampleError, SourceError
+from kshot.examples import HUB_SCHEME, Example, expand, read_examples
 from kshot.procedural import draw_family
 from kshot.prompts import Form
 
@@ -103,12 +105,7 @@ def read_rows(adapter: AdapterRecipe, *, size: int, seed: int, folder: Path) -> 
     """
     if adapter.family is not None:
         return draw_family(adapter.family, size=size, seed=seed)
-    source = os.path.expandvars(adapter.data or "")
-    if "$" in source:
-        raise ConfigError(
-            f"{adapter.name}: expected the variable in {adapter.data} to be set; set it to a folder"
-        )
-    examples = read_examples(source if source.startswith("hf://") else folder / source)
+    examples = read_examples(_located(adapter, folder))
     if adapter.rationale_pattern is None:
         return examples
     pattern = re.compile(adapter.rationale_pattern, re.DOTALL)
@@ -119,6 +116,43 @@ def read_rows(adapter: AdapterRecipe, *, size: int, seed: int, folder: Path) -> 
             f"{adapter.name}: expected rationale_pattern to fit some output, it fits none of {len(found)}"
         )
     return kept
+
+
+def data_digest(adapter: AdapterRecipe, folder: Path) -> str | None:
+    """Return a hash of the bytes that an adapter's rows are read from: a file's sha256, or one of all files.
+
+    None for a procedural family and for a data set on the Hub, which the recipe names in full.
+
+    Args:
+        adapter: Where the rows come from.
+        folder: That relative paths start from.
+
+    Raises:
+        ConfigError, SourceError: As `read_rows`.
+    """
+    if adapter.family is not None or (source := _located(adapter, folder)).startswith(HUB_SCHEME):
+        return None
+    files = [(path.name, _sha256(path)) for path in expand(source)]
+    return files[0][1] if len(files) == 1 else sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _located(adapter: AdapterRecipe, folder: Path) -> str:
+    source = os.path.expandvars(adapter.data or "")
+    if "$" in source:
+        raise ConfigError(
+            f"{adapter.name}: expected the variable in {adapter.data} to be set; set it to a folder"
+        )
+    return source if source.startswith(HUB_SCHEME) else str(folder / source)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SourceError(
+            f"cannot read {path}: {error.strerror}; check the file and its permissions"
+        ) from error
 
 
 def _with_rationale(example: Example, pattern: re.Pattern[str]) -> Example:

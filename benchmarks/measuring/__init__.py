@@ -1,0 +1,1 @@
+"""What the benchmarks share: interleaved timing, live tensor bytes, the sides that are compared."""
