@@ -133,6 +133,8 @@ def test_shots_that_tell_nothing() -> None:
     found = _nll(np.ones((3, 4)))
     assert not found.by_shot.any()
     assert [one.weight for one in found.measures] == [0.5, 0.5]
+    noisy = _nll(np.tile(np.random.default_rng(0).normal(size=9) / 3, (5, 1)) + 1e-15 * np.arange(5)[:, None])
+    assert not noisy.by_shot.any()
 
 
 def test_some_of_the_shots() -> None:

@@ -33,7 +33,7 @@ _SHARED = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": None,
-    "initializer_range": 0.2,  # large, so that greedy tokens differ from row to row and from adapter to adapter
+    "initializer_range": 0.2,  # large, so that greedy tokens differ by row and by adapter
     "tie_word_embeddings": False,
 }
 _GPT2_SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
@@ -64,9 +64,7 @@ CASES = [("llama", kind) for kind in KINDS] + [(name, "layer_token") for name in
 TOKEN_KINDS = tuple(kind for kind in KINDS if kind not in SEQUENCE_KINDS)
 
 
-def make_base(
-    architecture: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any
-) -> nn.Module:
+def make_base(architecture: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any) -> nn.Module:
     """The same base each time, in evaluation mode; `changes` are of its config."""
     config_class, sizes = CONFIGS[architecture]
     with torch.random.fork_rng(devices=[]):
@@ -75,16 +73,24 @@ def make_base(
     return model.to(dtype).eval()
 
 
-def make_experts(base: nn.Module, seed: int = 1, *, head: bool = False) -> dict[str, LoraExpert]:
+def make_experts(
+    base: nn.Module, seed: int = 1, *, head: bool = False, endings: tuple[str, ...] = ("",)
+) -> dict[str, LoraExpert]:
     """Three experts that differ in rank, scaling and modules, on all linears but the head, or on it too."""
     draw = torch.Generator().manual_seed(seed)
     shapes = {name: linear_shape(module) for name, module in base.named_modules()}
-    modules = [name for name, shape in shapes.items() if shape and (head or name != "lm_head")]
+    modules = [
+        name
+        for name, shape in shapes.items()
+        if shape and name.endswith(endings) and (head or name != "lm_head")
+    ]
     experts = {}
     for place, name in enumerate(EXPERTS):
         r, scaling = place + 1, (2.0, 1 / 3, 0.7)[place]
         factors = {}
-        for module in modules[place == 1 :]:  # the second lacks the first module, which holds the first router
+        for module in modules[
+            place == 1 :
+        ]:  # the second lacks the first module, which holds the first router
             outputs, inputs = shapes[module]
             A_rI, B_Or = (torch.randn(shape, generator=draw) * 0.2 for shape in ((r, inputs), (outputs, r)))
             factors[module] = LoraFactors(A_rI, B_Or, scaling)
@@ -147,4 +153,3 @@ def labels(tokens: int = 9) -> torch.Tensor:
     for row in range(len(labels_BT)):
         labels_BT[row, : 2 + row] = -100
     return labels_BT
-

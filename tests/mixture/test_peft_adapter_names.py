@@ -9,7 +9,15 @@ from transformers import GenerationConfig
 
 from kshot.errors import AdapterError, ConfigError
 
-from .architectures import ARCHITECTURES, KINDS, SEQUENCE_KINDS, left_padded, logits_of, make_base, make_mixture
+from .architectures import (
+    ARCHITECTURES,
+    KINDS,
+    SEQUENCE_KINDS,
+    left_padded,
+    logits_of,
+    make_base,
+    make_mixture,
+)
 
 BASE = "__base__"
 NAMES = ["default", BASE, "other", "default", "other"]
@@ -82,7 +90,9 @@ def test_beams(architecture: str, first: str, second: str) -> None:
 def test_several_samples_of_a_row() -> None:
     model, batch = two_mixtures("llama", "layer_sequence", "module_token"), left_padded(rows=len(NAMES))
     torch.manual_seed(1)
-    got = model.generate(**batch, adapter_names=NAMES, do_sample=True, num_return_sequences=3, max_new_tokens=2)
+    got = model.generate(
+        **batch, adapter_names=NAMES, do_sample=True, num_return_sequences=3, max_new_tokens=2
+    )
     assert got.shape == (3 * len(NAMES), 11)
     first = logits_of(model, **batch, adapter_names=NAMES)[:, -1].topk(64).indices[:, 0]
     greedy = model.generate(
@@ -130,12 +140,19 @@ def test_mixed_rows_go_on_from_a_cache(kind: str) -> None:
 
 def test_mistakes() -> None:
     model, batch = two_mixtures("llama", "fixed", "module_token"), left_padded()
-    calls = (lambda **settings: model(**settings), lambda **settings: model.generate(**settings, max_new_tokens=1))
+    calls = (
+        lambda **settings: model(**settings),
+        lambda **settings: model.generate(**settings, max_new_tokens=1),
+    )
     for call in calls:
-        with pytest.raises(ConfigError, match=r"expected adapter_names among .*'default', 'other'.* got \['x'\]"):
+        with pytest.raises(
+            ConfigError, match=r"expected adapter_names among .*'default', 'other'.* got \['x'\]"
+        ):
             call(**batch, adapter_names=["default", "x", "other"])
         for names in (["default"], ["default"] * 2, ["other", "default"] * 3):
-            with pytest.raises(ConfigError, match=rf"expected one of adapter_names a row, 3, got {len(names)}"):
+            with pytest.raises(
+                ConfigError, match=rf"expected one of adapter_names a row, 3, got {len(names)}"
+            ):
                 call(**batch, adapter_names=names)
         with pytest.raises(ConfigError, match=r"expected adapter_names as a list, got 'default'"):
             call(**batch, adapter_names="default")
@@ -144,7 +161,9 @@ def test_mistakes() -> None:
         model(**batch, adapter_names=["default"] * 3)
     model.unmerge_adapter()
     model.train()
-    with pytest.raises(ConfigError, match=r"expected evaluation mode with adapter_names.*call model\.eval\(\)"):
+    with pytest.raises(
+        ConfigError, match=r"expected evaluation mode with adapter_names.*call model\.eval\(\)"
+    ):
         model(**batch, adapter_names=["default"] * 3)
     model.eval()
     want = logits_of(model, **batch)

@@ -1,4 +1,4 @@
-"""Several mixtures on one base, through PEFT's calls: switch, disable, add, delete, count, look at, unload."""
+"""Several mixtures on one base, through PEFT's calls: switch, disable, add, delete, count, unload."""
 
 from operator import attrgetter
 
@@ -95,7 +95,9 @@ def test_training_changes_the_active_mixture_alone(kind: str) -> None:
     model.set_adapter("other")
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     train(model)
-    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    changed = {
+        name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])
+    }
     own = {name for name in before if ".mixture_" in name and "other" in name.split(".")}
     assert changed <= own
     assert len(changed) > 0.9 * len(own)  # an expert that no token chose stays

@@ -22,12 +22,13 @@ def fresh_compiler() -> Iterator[None]:
 
 
 def small_mixture(kind: str, **options: Any) -> PeftModel:
-    """Of one layer, which compiles in half the time."""
+    """Of one layer and three modules, which compiles faster."""
     base = make_base(num_hidden_layers=1)
-    return make_mixture(kind, base, experts=make_experts(base), **options)
+    experts = make_experts(base, endings=("q_proj", "v_proj", "down_proj"))
+    return make_mixture(kind, base, experts=experts, **options)
 
 
-@pytest.mark.parametrize("kind", ["module_token", "layer_token", "null_shared_prior", "layer_sequence"])
+@pytest.mark.parametrize("kind", ["module_token", "layer_token", "layer_sequence"])
 def test_evaluation_is_one_graph(kind: str) -> None:
     model = small_mixture(kind)
     with torch.no_grad():
@@ -36,10 +37,7 @@ def test_evaluation_is_one_graph(kind: str) -> None:
     torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize(
-    ("kind", "backend"),
-    [("module_token", "eager"), ("layer_token", "aot_eager"), ("layer_sequence", "eager")],
-)
+@pytest.mark.parametrize(("kind", "backend"), [("module_token", "eager"), ("layer_token", "aot_eager")])
 def test_training_is_one_graph(kind: str, backend: str) -> None:
     inputs = left_padded()
     inputs["labels"] = inputs["input_ids"].clone()

@@ -1,14 +1,16 @@
 """Generation through PEFT: cached as uncached, padded as alone, in beams, from embeddings, turn by turn."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import DynamicCache
 
-from kshot.errors import AdapterError
+from kshot.errors import AdapterError, ConfigError
 
 from .architectures import (
     ARCHITECTURES,
@@ -19,6 +21,7 @@ from .architectures import (
     left_padded,
     logits_of,
     make_base,
+    make_experts,
     make_mixture,
     token_ids,
 )
@@ -57,7 +60,9 @@ def test_beams(kind: str) -> None:
     model = make_mixture(kind)
     beams = generate(model, **left_padded(), num_beams=3, num_return_sequences=2)
     assert beams.shape == (6, 9 + NEW_TOKENS)
-    assert torch.equal(generate(model, **left_padded(), num_beams=3, num_return_sequences=2, use_cache=False), beams)
+    assert torch.equal(
+        generate(model, **left_padded(), num_beams=3, num_return_sequences=2, use_cache=False), beams
+    )
     assert not torch.equal(beams[0::2], generate(model, **left_padded()))
     best = generate(model, **left_padded(), num_beams=3)
     assert torch.equal(best, beams[0::2])
@@ -84,9 +89,33 @@ def test_ids_may_come_by_position() -> None:
 @kinds
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(kind: str, dtype: torch.dtype) -> None:
-    model = make_mixture(kind, make_base(dtype=dtype))
-    tokens = generate(model, **left_padded())
-    assert tokens.shape == (3, 9 + NEW_TOKENS)
+    for model in (make_mixture(kind, make_base(dtype=dtype)), make_mixture(kind).to(dtype)):
+        tokens = generate(model, **left_padded())
+        assert tokens.shape == (3, 9 + NEW_TOKENS)
+        assert logits_of(model).dtype == dtype
+
+
+@sequence_kinds
+def test_without_a_task_type(kind: str) -> None:
+    """PEFT then wraps the model in a class that calls the base by another way."""
+    model = make_mixture(kind)
+    config = replace(model.peft_config["default"], task_type=None)
+    plain = get_peft_model(make_base(), config).eval()
+    plain.load_state_dict(model.state_dict())
+    want = generate(model, **left_padded())
+    assert type(plain) is PeftModel
+    for use_cache in (True, False):
+        assert torch.equal(generate(plain, **left_padded(), use_cache=use_cache), want)
+
+
+def test_a_mixture_on_the_head() -> None:
+    base = make_base()
+    model = make_mixture("module_token", base, experts=make_experts(base, head=True))
+    cached = generate(model, **left_padded())
+    assert torch.equal(generate(model, **left_padded(), use_cache=False), cached)
+    model = make_mixture("module_sequence", make_base(), experts=make_experts(make_base(), head=True))
+    with pytest.raises(ConfigError, match="leave lm_head out of such a mixture"):
+        generate(model, **left_padded())
 
 
 @pytest.mark.parametrize("kind", TOKEN_KINDS)

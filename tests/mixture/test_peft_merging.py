@@ -140,7 +140,9 @@ def test_merging_into_half_precision(dtype: torch.dtype) -> None:
     merged = model.merge_and_unload(safe_merge=True)
     assert {parameter.dtype for parameter in merged.parameters()} == {dtype}
     torch.testing.assert_close(logits_of(merged), want, rtol=0, atol=0.5)
-    assert (logits_of(merged) - want).abs().mean() < 0.2 * (logits_of(make_base(dtype=dtype)) - want).abs().mean()
+    assert (logits_of(merged) - want).abs().mean() < 0.2 * (
+        logits_of(make_base(dtype=dtype)) - want
+    ).abs().mean()
 
 
 def test_a_head_tied_to_the_embedding_is_merged_apart_from_it() -> None:

@@ -191,7 +191,9 @@ def test_experts_follow_the_base_in_dtype_if_told(dtype: torch.dtype, tmp_path: 
     """As with LoRA: float32 unless `autocast_adapter_dtype=False`. The router is float32 in any case."""
 
     def dtypes(model: PeftModel, name: str) -> tuple[set[torch.dtype], set[torch.dtype]]:
-        parameters = {key: p for key, p in model.named_parameters() if f".{name}" in key and ".mixture_" in key}
+        parameters = {
+            key: p for key, p in model.named_parameters() if f".{name}" in key and ".mixture_" in key
+        }
         routers = {p.dtype for key, p in parameters.items() if "mixture_router" in key}
         return routers, {p.dtype for key, p in parameters.items() if "mixture_router" not in key}
 

@@ -82,7 +82,9 @@ def test_checkpointing_changes_no_router_loss(kind: str) -> None:
         gradients(model, inputs, with_router_loss=True)
 
 
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")  # of a pass without gradients
+@pytest.mark.filterwarnings(
+    "ignore:None of the inputs have requires_grad=True"
+)  # of a pass without gradients
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_two_passes_before_one_backward(use_reentrant: bool) -> None:
     """As in DPO: the pass that is run again may not be the last one seen, whose prompt a router remembers."""
@@ -122,7 +124,9 @@ def test_a_copy_is_a_model_of_its_own(kind: str) -> None:
     assert not torch.equal(changed, want)
     assert torch.equal(logits_of(model, **inputs), want)
     train(model)
-    assert torch.equal(logits_of(model, **inputs), changed)  # the twin's layers share routers as the model's do
+    assert torch.equal(
+        logits_of(model, **inputs), changed
+    )  # the twin's layers share routers as the model's do
     unloaded = twin.unload()
     assert torch.equal(logits_of(unloaded, **inputs), logits_of(make_base(), **inputs))
     assert torch.equal(logits_of(model, **inputs), changed)

@@ -169,6 +169,21 @@ def test_cached_generation_counts_each_token_once(
         assert module.mass_E.sum().item() == pytest.approx(19, abs=1e-4)
 
 
+def test_gradient_checkpointing_leaves_the_means_alone(
+    make_mixture: MakeMixture, batch: dict[str, torch.Tensor]
+) -> None:
+    collected = []
+    for checkpoint in (False, True):
+        model = make_mixture().train()
+        if checkpoint:
+            model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+        with collect_routing(model) as routing:
+            model(**batch).logits.sum().backward()
+        collected.append(routing)
+    assert [routing.modules[Q0].num_tokens.item() for routing in collected] == [14, 28]
+    assert collected[1].overall() == pytest.approx(collected[0].overall())
+
+
 def test_mixture_by_row_counts_its_own_rows(
     make_mixture: MakeMixture, random_expert: MakeExpert, batch: dict[str, torch.Tensor]
 ) -> None:

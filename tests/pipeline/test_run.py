@@ -22,8 +22,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForCausalLM
 
+from kshot.bank import Bank
 from kshot.cli import main
-from kshot.errors import ConfigError, RunFolderError
+from kshot.errors import AdapterError, ConfigError, RunFolderError
 from kshot.pipeline import export_expert, run
 
 Kshot = Callable[[Path, Path], tuple[int, str]]
@@ -211,11 +212,6 @@ def _broken(folder: Path, kind: str) -> str:
     if kind == "test holds a shot":
         _write(folder / "test.jsonl", [*_rows(2, start=20), *_rows(1)])
         return "which is shot"
-    if kind == "adapter of another base":
-        weights = load_file(bank / "aa" / "adapter_model.safetensors")
-        wider = {key: value.repeat(1, 2) if "lora_A" in key else value for key, value in weights.items()}
-        save_file(wider, bank / "aa" / "adapter_model.safetensors")
-        return "aa"
     if kind == "truncated safetensors":
         path = bank / "bb" / "adapter_model.safetensors"
         path.write_bytes(path.read_bytes()[:-50])
@@ -239,7 +235,6 @@ def _broken(folder: Path, kind: str) -> str:
         "zero shots",
         "shot without output",
         "test holds a shot",
-        "adapter of another base",
         "truncated safetensors",
         "pickle only",
         "budget above pool",
@@ -260,6 +255,54 @@ def test_bad_input_is_one_line_and_leaves_earlier_output(
     assert error.strip().splitlines()[-1].startswith("error: ")
     assert (out / "config.yaml").read_text() == "earlier"
     assert not list(out.rglob("*.partial"))
+
+
+def test_adapters_that_cannot_be_scored_are_listed_and_stop_no_other(
+    task_folder: Path, tmp_path: Path
+) -> None:
+    bank, out = task_folder / "bank", tmp_path / "run"
+    weights = load_file(bank / "aa" / "adapter_model.safetensors")
+    wider = {key: value.repeat(1, 2) if "lora_A" in key else value for key, value in weights.items()}
+    save_file(wider, bank / "aa" / "adapter_model.safetensors")
+    index = Bank.create(bank)
+    index.record(*(adapter.entry for adapter in index))
+    torn = bank / "bb" / "adapter_model.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-50])
+    run(task_folder / "task.yaml", out, until="experts")
+    scores = json.loads((out / "experts" / "scores.json").read_text())
+    assert [score["name"] for score in scores["scores"]] == ["cc", "dd", "ee"]
+    assert set(scores["failures"]) == {"aa", "bb"}
+    assert "another base" in scores["failures"]["aa"]
+    selection = json.loads((out / "experts" / "selection.json").read_text())
+    assert selection["failures"] == scores["failures"]
+
+    (bank / "cc" / "adapter_model.safetensors").write_bytes(b"")
+    _change(task_folder, experts__method="balanced")
+    with pytest.raises(AdapterError, match=r"num_experts = 3 adapters that can be scored, got 2 of 5; aa: "):
+        run(task_folder / "task.yaml", out, until="experts")
+
+
+def test_adapters_called_as_the_task_are_flagged_and_the_choice_is_made_without_them_too(
+    task_folder: Path, tmp_path: Path
+) -> None:
+    (task_folder / "bank" / "aa").rename(task_folder / "bank" / "tiny_train")
+    run(task_folder / "task.yaml", tmp_path / "run", until="experts")
+    selection = json.loads((tmp_path / "run" / "experts" / "selection.json").read_text())
+    assert selection["flagged"] == {"tiny_train": "is called as the task, tiny"}
+    assert "tiny_train" in [row["name"] for row in selection["ranking"]]
+    assert set(selection["without_flagged"]["experts"]) <= {"bb", "cc", "dd", "ee"}
+
+
+def test_a_setting_of_the_selection_alone_scores_nothing_again(task_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(task_folder / "task.yaml", out, until="experts")
+    known, scores = (out / ".scores.jsonl").read_bytes(), (out / "experts" / "scores.json").read_bytes()
+    _change(task_folder, experts__num_experts=2)
+    run(task_folder / "task.yaml", out, until="experts")
+    selection = json.loads((out / "experts" / "selection.json").read_text())
+    assert len(selection["experts"]) == 2
+    assert (out / ".scores.jsonl").read_bytes() == known
+    assert (out / "experts" / "scores.json").read_bytes() == scores
 
 
 def test_an_output_folder_that_cannot_be_written(

@@ -221,6 +221,22 @@ def test_infinite_perplexity_and_line_separators(make_run: MakeRun) -> None:
     assert "first second" in text
 
 
+def test_adapters_without_scores_and_those_that_may_have_seen_the_task(make_run: MakeRun) -> None:
+    run = make_run()
+    path = run.path("experts", SELECTION)
+    selection = json.loads(path.read_text())
+    selection["failures"] = {"torn": "expected <whole> safetensors"}
+    selection["flagged"] = {"seen": "trained on 2 of the shots"}
+    path.write_text(json.dumps(selection))
+    text = _page(run).text
+    assert "Could not be scored: torn: expected <whole> safetensors" in text
+    assert "seen: trained on 2 of the shots" in text
+    assert "Without them too few adapters are left." in text
+    selection["without_flagged"] = {"experts": ["x", "y"]}
+    path.write_text(json.dumps(selection))
+    assert "Without them the experts would be x, y." in _page(run).text
+
+
 def test_empty_folder_is_refused(make_run: MakeRun) -> None:
     run = make_run()
     run.path(CONFIG).unlink()

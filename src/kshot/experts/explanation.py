@@ -115,9 +115,10 @@ def _singles(one: Explained) -> str:
 def _searched(formed: FormedGroups) -> str:
     if formed.search == "exact":
         return ""
+    known = "Other groups are known where they differ from that in one member."
     if formed.search == "branch_and_bound":
-        return f"Branch and bound proved that none of {formed.num_groups:,} groups has a smaller total."
+        return f"Branch and bound proved the least total the least of {formed.num_groups:,} groups. {known}"
     return (
-        f"Not all of {formed.num_groups:,} groups were searched: none can have a total smaller by more than "
-        f"{formed.gap:.3g}; the runners-up are the best groups that differ in one member."
+        f"Not all of {formed.num_groups:,} groups were searched: none can be below the least total found by "
+        f"more than {formed.gap:.3g}. {known}"
     )

@@ -24,9 +24,7 @@ from kshot.experts.shot_losses import MIN_SHOTS, ShotLosses, shot_losses
 from kshot.experts.similarity import Similarity
 
 NUM_FOLDS = 10  # or one a shot: enough to tell a choice that stands from one that does not
-GROUPS_IN_A_FOLD = (
-    20_000  # beyond, the greedy search: ten folds should not take longer than the choice itself
-)
+GROUPS_IN_A_FOLD = 20_000  # beyond, the greedy search: ten folds should not outlast the choice itself
 _NUMBERS_AT_ONCE = 1 << 22  # of float64 while groups are compared: 32 MB
 
 

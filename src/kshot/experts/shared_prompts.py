@@ -88,6 +88,7 @@ def shared_nll(model: nn.Module, rows: Sequence[SharedRow], pad_id: int) -> list
         For each row and each of its targets a float64 array of the target's length.
     """
     device = next(model.parameters()).device
+    dtype = next(weight.dtype for weight in model.parameters() if weight.dtype.is_floating_point)
     length = max(len(row) for row in rows)
 
     def padded(sequences: Sequence[Sequence[int]], fill: int) -> Tensor:
@@ -100,7 +101,7 @@ def shared_nll(model: nn.Module, rows: Sequence[SharedRow], pad_id: int) -> list
     with logits_at(model.get_output_embeddings(), batch.predicts_label):  # type: ignore[operator]
         output = model(
             input_ids=batch.input_ids,
-            attention_mask=_block_mask(blocks_BT, next(model.parameters()).dtype),
+            attention_mask=_block_mask(blocks_BT, dtype),
             position_ids=padded([row.positions for row in rows], 0),
             use_cache=False,
         )

@@ -21,6 +21,7 @@ _MAD_TO_SD = 1.4826  # of a normal distribution
 _ROUNDS = 100  # of reweighting at most; about 20 are enough
 _NO_BOUND = 2.0  # right and wrong, less their median and mean, differ by no more
 _SETTLED = 1e-10  # of the bound: a smaller step ends the reweighting
+_ALIKE = 1e-8  # of the bound: a smaller spread between adapters is rounding error
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +149,8 @@ def _standardise(raw_MK: np.ndarray, name: MeasureName) -> _Standardised:
     location_M = _location(paired_MK, np.ones(num_shots), bound, np.median(paired_MK, axis=1))
     without_KK = 1.0 - np.eye(num_shots)
     replicates_MK = _location(paired_MK[:, None], without_KK, bound, np.tile(location_M[:, None], num_shots))
-    spread, noise = _spread(location_M, _jackknife(replicates_MK.T))
-    if spread == 0:
+    spread, noise = _spread(location_M, _jackknife(replicates_MK.T), _ALIKE * bound)
+    if spread <= _ALIKE * bound:
         return _Standardised(np.zeros_like(paired_MK), np.zeros_like(replicates_MK.T), 0.0)
     clipped_MK = location_M[:, None] + np.clip(paired_MK - location_M[:, None], -bound, bound)
     reliability = max(0.0, 1.0 - (noise / spread) ** 2)
@@ -175,10 +176,10 @@ def _location(x: np.ndarray, counts: np.ndarray, bound: float, start: np.ndarray
     return location
 
 
-def _spread(location_M: np.ndarray, stderr_M: np.ndarray) -> tuple[float, float]:
+def _spread(location_M: np.ndarray, stderr_M: np.ndarray, nothing: float) -> tuple[float, float]:
     """Return the spread between adapters and the noise in it, by medians where these tell anything."""
     spread = _MAD_TO_SD * float(np.median(np.abs(location_M - np.median(location_M))))
-    if spread > 0:
+    if spread > nothing:
         return spread, float(np.median(stderr_M))
     return float(location_M.std(ddof=1)) if len(location_M) > 1 else 0.0, float(np.sqrt((stderr_M**2).mean()))
 

@@ -17,7 +17,7 @@ from kshot.mixture.expert import ExpertOrigin
 
 
 class MixtureType(str, Enum):  # noqa: UP042 - PEFT prints its types as such an enum is printed
-    """What PEFT calls the mixture; an enum as PEFT's own types are, since transformers reads their `value`."""
+    """What PEFT calls the mixture; an enum like PEFT's own types, since transformers reads their `value`."""
 
     KSHOT_MIXTURE = "KSHOT_MIXTURE"
 
@@ -119,8 +119,8 @@ class MixtureConfig(PeftConfig):
             for module in group["modules"]
         }
         self._owners = {module: module for module in self._sizes}
-        # PEFT asks for this name. It is not a field: it is neither saved nor accepted, as the groups decide. For a
-        # head in it PEFT would save the whole embedding too, of which the mixture changes nothing.
+        # PEFT asks for this name. It is not a field: it is neither saved nor accepted, as the groups decide.
+        # For a head in it PEFT would save the whole embedding too, of which the mixture changes nothing.
         self.target_modules: Sequence[str] = [
             module for module in self._sizes if module.rpartition(".")[2] not in EMBEDDING_LAYER_NAMES
         ]

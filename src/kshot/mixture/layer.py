@@ -30,7 +30,7 @@ from torch.nn.functional import linear
 from kshot.errors import AdapterError
 from kshot.mixture.config import MixtureConfig
 from kshot.mixture.expert import WEIGHT_DTYPES, is_transposed, linear_shape
-from kshot.mixture.router import Router
+from kshot.mixture.router import Router, as_dtype
 from kshot.mixture.routing import Routing
 from kshot.mixture.row_adapters import RowAdapters
 
@@ -125,11 +125,11 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
             return y_BTO
         dtype = y_BTO.dtype
         if self.row_adapters is not None:
-            return self._add_by_row(y_BTO, x_BTD).to(dtype)
+            return as_dtype(self._add_by_row(y_BTO, x_BTD), dtype)
         for name in self.active_adapters:
             if name in self.mixture_A:
                 y_BTO = y_BTO + self._mixture(name, x_BTD)
-        return y_BTO.to(dtype)
+        return as_dtype(y_BTO, dtype)
 
     def _add_by_row(self, y_BTO: torch.Tensor, x_BTD: torch.Tensor) -> torch.Tensor:
         for name, rows in cast(RowAdapters, self.row_adapters).rows_in(x_BTD).items():
@@ -141,9 +141,9 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
         """Return what a mixture adds; `rows` are x's places in the whole batch if it is a part of one."""
         A_RD, B_OR = self.mixture_A[name], self.mixture_B[name]
         gates_BTR = self._gates_of_ranks(name, x_BTD, rows)
-        x_BTD = x_BTD.to(A_RD.dtype)
+        x_BTD = as_dtype(x_BTD, A_RD.dtype)
         h_BTR = linear(x_BTD, A_RD)
-        delta_BTO = linear(h_BTR * gates_BTR.to(h_BTR.dtype), B_OR)
+        delta_BTO = linear(h_BTR * as_dtype(gates_BTR, h_BTR.dtype), B_OR)
         if name in self.mixture_shared_A:
             h_BTr = linear(x_BTD, self.mixture_shared_A[name]) * self.shared_scaling(name)
             delta_BTO = delta_BTO + linear(h_BTr, self.mixture_shared_B[name])
@@ -160,7 +160,7 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
                 for record in self.recorders:
                     record(self.module_name, name, gates_BTE.expand(*x_BTD.shape[:-1], -1), mask_BT)
             spread_ER = cast(torch.Tensor, self.mixture_spread[name])
-            return gates_BTE @ spread_ER.to(gates_BTE.dtype)
+            return gates_BTE @ as_dtype(spread_ER, gates_BTE.dtype)
 
     def _gates(self, name: str, x_BTD: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
         if name in self.mixture_gates:

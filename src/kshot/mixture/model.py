@@ -202,7 +202,7 @@ class MixtureModel(BaseTuner):
     def _replace_module(
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
-        """Only put a module in its place: PEFT would move it too, which layers do themselves, meta ones not."""
+        """Only put a module in its place: PEFT would move it too, as layers do themselves unless on meta."""
         setattr(parent, child_name, new_module)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:

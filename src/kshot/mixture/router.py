@@ -86,14 +86,15 @@ class Router(nn.Module):
     def _decide(self, x_BTD: torch.Tensor) -> torch.Tensor:
         config = self.config
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        logits_BTE = linear(x_BTD.to(dtype), self.weight.to(dtype))
+        logits_BTE = linear(as_dtype(x_BTD, dtype), as_dtype(self.weight, dtype))
         if config.router_start == "directions":
             logits_BTE = logits_BTE.abs()
         if self.bias is not None:
             logits_BTE = logits_BTE + self.bias.to(dtype)
         if config.router_temperature != 1:
             logits_BTE = logits_BTE / config.router_temperature
-        self.logits = logits_BTE if config.keeps_logits and self.training else None
+        if config.keeps_logits:
+            self.logits = logits_BTE if self.training else None
         if config.router_dropout and self.training:
             logits_BTE = hide_choices(logits_BTE, config.router_dropout)
         return top_k_gates(logits_BTE, config.top_k or config.num_choices)
@@ -103,11 +104,16 @@ class Router(nn.Module):
         if decision is None or not decision.is_of(num_rows, rows):
             got = "no prompt" if decision is None else f"one of {len(decision.gates_B1E)}"
             raise AdapterError(
-                f"expected to go on from a prompt of {num_rows} rows, got {got}: the sequence-level router of "
-                f"{self.adapter_name!r} decides when it sees the prompt; run that with this mixture, and call "
+                f"expected to go on from a prompt of {num_rows} rows, got {got}: a sequence-level router "
+                f"decides when it sees the prompt; run that with {self.adapter_name!r} too, and call "
                 "select_rows when rows leave the batch"
             )
         return decision.gates_B1E
+
+
+def as_dtype(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return x in a dtype. A `to` that changes nothing costs 4 µs, as much as a product at decoding."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def top_k_gates(logits_BTE: torch.Tensor, k: int) -> torch.Tensor:
@@ -115,7 +121,7 @@ def top_k_gates(logits_BTE: torch.Tensor, k: int) -> torch.Tensor:
     if k == logits_BTE.shape[-1]:
         return logits_BTE.softmax(dim=-1)
     top_BTK, choice_BTK = logits_BTE.topk(k, dim=-1)
-    return torch.zeros_like(logits_BTE).scatter(-1, choice_BTK, top_BTK.softmax(dim=-1))
+    return torch.zeros_like(logits_BTE).scatter_(-1, choice_BTK, top_BTK.softmax(dim=-1))
 
 
 def hide_choices(logits_BTE: torch.Tensor, probability: float) -> torch.Tensor:

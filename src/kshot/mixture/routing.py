@@ -28,8 +28,8 @@ class Decision:
         rows_B: Places of these rows in the batch; None: they are the batch.
     """
 
-    gates_B1E: torch.Tensor
-    rows_B: torch.Tensor | None
+    gates_B1E: torch.Tensor  # noqa: N815 - the suffix is its shape
+    rows_B: torch.Tensor | None  # noqa: N815
 
     def is_of(self, num_rows: int, rows_B: torch.Tensor | None) -> bool:
         """Whether these are the rows it was decided for."""
@@ -52,8 +52,8 @@ class Routing:
     Attributes:
         prompt_BS: True at the tokens that a sequence-level router reads; None: all that are not padding.
         continues: Whether the pass goes on from a KV cache.
-        decisions: By router, of the sequences in this pass. They are kept with the KV cache, and found there by
-            a pass that goes on from it.
+        decisions: By router, of the sequences in this pass. They are kept with the KV cache, and found there
+            by a pass that goes on from it.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Routing:
 
     @contextmanager
     def one_call(self) -> Iterator[None]:
-        """Hold the passes of one call together: without a cache, generation sees its prompt in the first alone."""
+        """Hold a call's passes together: generation without a cache has its prompt in the first of them."""
         self._in_call, self._first_prompt_BS = True, None
         try:
             yield
@@ -207,7 +207,6 @@ class Routing:
         self.prompt_BS = self._given_prompt_BS
         self._mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
 
-
     def _run_again(self) -> None:
         """Note that a backward runs a layer again, which reads what was seen of the last pass.
 
@@ -218,8 +217,8 @@ class Routing:
         if self._num_checkpointed > 1:
             raise ConfigError(
                 f"expected a backward after each pass, got {self._num_checkpointed} passes before one: with "
-                "gradient checkpointing a sequence-level router knows the prompt of the last pass alone; join "
-                "the batches, run passes without a loss under torch.no_grad(), or turn checkpointing off"
+                "gradient checkpointing a sequence-level router knows the prompt of the last pass alone; "
+                "join the batches, use torch.no_grad() for passes without a loss, or turn checkpointing off"
             )
 
 

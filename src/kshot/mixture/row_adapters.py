@@ -41,8 +41,8 @@ class RowAdapters:
         repeats, left = divmod(num_rows, len(self.names) or 1)
         if left or not repeats or (repeats > 1 and (x_BTD.ndim != 3 or not self._may_repeat)):
             raise ConfigError(
-                f"expected one of adapter_names a row, {num_rows}, got {len(self.names)}: name the base's rows "
-                f"{BASE_ROWS!r}, and leave modules out of the mixture whose rows are not the batch's"
+                f"expected one of adapter_names a row, {num_rows}, got {len(self.names)}: name the base's "
+                f"rows {BASE_ROWS!r}, and leave modules out of the mixture whose rows are not the batch's"
             )
         own: dict[str, list[int]] = {}
         for row in range(num_rows):

@@ -96,7 +96,8 @@ def collect_routing(
 ) -> Iterator[RoutingStatistics]:
     """Collect how a routed mixture spends its gates, in every pass of the block, training or not.
 
-    The cost is three sums over the gates in each module; nothing is copied to the host until it is read.
+    The cost is three sums over the gates in each module; nothing is copied to the host until it is read. A
+    backward in the block counts its tokens again under gradient checkpointing, which leaves the means alone.
 
     Args:
         model: Holds the mixture.
@@ -104,7 +105,8 @@ def collect_routing(
         keep_tokens: Also keep every token's gates: tokens x E numbers a module.
 
     Raises:
-        ConfigError: No mixture of that name.
+        ConfigError: No mixture of that name; an encoder-decoder; in a pass, a mask that does not say where
+            padding is.
     """
     config = mixture_config(model, adapter_name)
     null = (NULL_EXPERT,) if config.null_expert else ()
