@@ -1,4 +1,4 @@
-"""Scoring a bank on 16 shots: kshot against the loop one would write with PEFT, an adapter and a row at a time.
+"""Scoring a bank on 16 shots: kshot against a loop with PEFT, an adapter and a row at a time.
 
     KSHOT_DATA=FOLDER python benchmarks/scoring.py [ADAPTERS]     # so many of the bundled bank; or all
 
@@ -64,6 +64,8 @@ class Timed(ScoreStore):
 
 
 def main(num_adapters: int | None) -> None:
+    if "KSHOT_DATA" not in os.environ:
+        sys.exit(f"expected KSHOT_DATA to name the folder that holds {SHOTS}, got nothing: set it")
     lm = LanguageModel.load(BASE)
     bank = Bank.open(BANK)
     bank = bank.subset(bank.names[:num_adapters])

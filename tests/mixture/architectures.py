@@ -61,6 +61,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 SEQUENCE_KINDS = ("module_sequence", "layer_sequence")
 CASES = [("llama", kind) for kind in KINDS] + [(name, "layer_token") for name in ARCHITECTURES[1:]]
+HALF_CASES = [(kind, torch.bfloat16) for kind in KINDS] + [
+    (kind, torch.float16) for kind in ("layer_token", "module_sequence", "fixed")
+]
 TOKEN_KINDS = tuple(kind for kind in KINDS if kind not in SEQUENCE_KINDS)
 
 

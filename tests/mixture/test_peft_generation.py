@@ -8,13 +8,14 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 from kshot.errors import AdapterError, ConfigError
 
 from .architectures import (
     ARCHITECTURES,
     CASES,
+    HALF_CASES,
     KINDS,
     SEQUENCE_KINDS,
     TOKEN_KINDS,
@@ -86,8 +87,7 @@ def test_ids_may_come_by_position() -> None:
     assert torch.equal(logits_of(model, input_ids=token_ids()), model(token_ids()).logits)
 
 
-@kinds
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("kind", "dtype"), HALF_CASES)
 def test_half_precision(kind: str, dtype: torch.dtype) -> None:
     for model in (make_mixture(kind, make_base(dtype=dtype)), make_mixture(kind).to(dtype)):
         tokens = generate(model, **left_padded())
@@ -123,6 +123,24 @@ def test_a_static_cache(kind: str) -> None:
     model = make_mixture(kind)
     settings = {"cache_implementation": "static", "disable_compile": True}
     assert torch.equal(generate(model, **left_padded(), **settings), generate(model, **left_padded()))
+
+
+@kinds
+def test_a_prompt_in_chunks(kind: str) -> None:
+    model, want = make_mixture(kind), generate(make_mixture(kind), **left_padded())
+    in_config = GenerationConfig(max_new_tokens=NEW_TOKENS, pad_token_id=0, prefill_chunk_size=4)
+    for settings in ({"prefill_chunk_size": 4}, {"generation_config": in_config}):
+        if kind in SEQUENCE_KINDS:
+            with pytest.raises(ConfigError, match=r"expected the prompt in one pass.*got prefill_chunk_size"):
+                generate(model, **left_padded(), **settings)
+        else:
+            assert torch.equal(generate(model, **left_padded(), **settings), want)
+
+
+@sequence_kinds
+def test_a_static_cache_hides_the_padding(kind: str) -> None:
+    with pytest.raises(ConfigError, match="no static cache to generate"):
+        generate(make_mixture(kind), **left_padded(), cache_implementation="static", disable_compile=True)
 
 
 @kinds

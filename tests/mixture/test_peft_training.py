@@ -14,6 +14,7 @@ from kshot.mixture import router_loss
 
 from .architectures import (
     CASES,
+    HALF_CASES,
     KINDS,
     labels,
     left_padded,
@@ -143,8 +144,7 @@ def test_a_whole_model_is_pickled(kind: str) -> None:
     assert torch.equal(logits_of(loaded, **left_padded()), logits_of(model, **left_padded()))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@kinds
+@pytest.mark.parametrize(("kind", "dtype"), HALF_CASES)
 def test_half_precision_trains(kind: str, dtype: torch.dtype) -> None:
     model = make_mixture(kind, make_base(dtype=dtype))
     loss = model(**batch()).loss.item()

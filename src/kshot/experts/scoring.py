@@ -66,13 +66,7 @@ def score_experts(
     Reference: arXiv 2408.15915v2, section 3.2, in the length-normalised form that its printed numbers fit.
     """
     memory_mb = default_memory_mb(lm.model) if memory_mb is None else memory_mb
-    for setting, value in {"adapters_at_once": adapters_at_once, "memory_mb": memory_mb}.items():
-        if value < 1:
-            raise ConfigError(f"{setting} must be at least 1, got {value}: raise it")
-    if not len(bank):
-        raise ConfigError(
-            "expected at least one adapter to score, got an empty bank: 'kshot bank add' adds some"
-        )
+    _check_settings(bank, adapters_at_once, memory_mb)
     _check_golds(shots, scorer)
     lm.model.eval()
     asked = ask_shots(lm, shots, scorer, listed=listed)
@@ -80,44 +74,68 @@ def score_experts(
     settings = ScoringSettings(scorer, listed, max_new_tokens, memory_mb * 2**20)
     store = ScoreStore() if store is None else store
     runner = ShotRunner(lm, asked, settings, store, advance)
+    outcomes = _Outcomes(runner, on_score)
 
-    num_rationales = sum(bool(shot.rationale) for shot in shots)
-    found: dict[str, ExpertScore] = {}
-    failures: dict[str, str] = {}
-
-    def conclude(adapter: Adapter) -> None:
-        try:
-            score = summarise(adapter.name, runner.results(adapter), num_rationales)
-        except AdapterError as error:
-            failures[adapter.name] = str(error)
-            return
-        found[adapter.name] = score
-        if on_score:
-            on_score(score)
-
-    usable = list(_usable(lm.model, bank, failures))
-    advance(len(failures) * len(shots))
+    usable = list(_usable(lm.model, bank, outcomes.failures))
     pending = [adapter for adapter in usable if runner.whole_key(adapter) not in store]
-    for adapter in usable:
-        if adapter not in pending:
-            conclude(adapter)
-            advance(len(shots))
+    outcomes.conclude([adapter for adapter in usable if adapter not in pending])
+    advance((len(bank) - len(pending)) * len(shots))
     for group in _groups(lm.model, pending, adapters_at_once):
         runner.run(group)
-        for adapter in group:
-            conclude(adapter)
+        outcomes.conclude(group)
     # Only now: groups are made of what is pending, and must be the same after a kill.
     store.put({runner.whole_key(adapter): True for adapter in pending})
-    if not found:
-        name, reason = next(iter(failures.items()))
-        raise AdapterError(
-            f"expected at least one adapter that can be scored, got {len(failures)} that cannot; "
-            f"{name}: {reason}"
+    return outcomes.in_order_of(bank)
+
+
+class _Outcomes:
+    """Scores and failures as they become known."""
+
+    def __init__(self, runner: ShotRunner, on_score: Callable[[ExpertScore], None] | None) -> None:
+        self.runner = runner
+        self.on_score = on_score
+        self.scores: dict[str, ExpertScore] = {}
+        self.failures: dict[str, str] = {}
+
+    def conclude(self, adapters: Sequence[Adapter]) -> None:
+        """Sum up adapters that were run."""
+        num_rationales = sum(bool(one.shot.rationale) for one in self.runner.asked)
+        for adapter in adapters:
+            try:
+                score = summarise(adapter.name, self.runner.results(adapter), num_rationales)
+            except AdapterError as error:
+                self.failures[adapter.name] = str(error)
+                continue
+            self.scores[adapter.name] = score
+            if self.on_score:
+                self.on_score(score)
+
+    def in_order_of(self, bank: Bank) -> Scores:
+        """Return them all.
+
+        Raises:
+            AdapterError: There is no score.
+        """
+        if not self.scores:
+            name, reason = next(iter(self.failures.items()))
+            raise AdapterError(
+                f"expected at least one adapter that can be scored, got {len(self.failures)} that cannot; "
+                f"{name}: {reason}"
+            )
+        return Scores(
+            tuple(self.scores[name] for name in bank.names if name in self.scores),
+            {name: self.failures[name] for name in bank.names if name in self.failures},
         )
-    return Scores(
-        tuple(found[name] for name in bank.names if name in found),
-        {name: failures[name] for name in bank.names if name in failures},
-    )
+
+
+def _check_settings(bank: Bank, adapters_at_once: int, memory_mb: int) -> None:
+    for setting, value in {"adapters_at_once": adapters_at_once, "memory_mb": memory_mb}.items():
+        if value < 1:
+            raise ConfigError(f"{setting} must be at least 1, got {value}: raise it")
+    if not len(bank):
+        raise ConfigError(
+            "expected at least one adapter to score, got an empty bank: 'kshot bank add' adds some"
+        )
 
 
 def _check_golds(shots: Sequence[Example], scorer: str) -> None:

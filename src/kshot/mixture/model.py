@@ -78,6 +78,11 @@ class MixtureModel(BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """PEFT's place for `adapter_names`: a mixture, or `__base__`, for each row of the batch."""
         names: Sequence[str] | None = kwargs.get("adapter_names")
+        if _prefills_in_chunks(kwargs) and self._hooks:
+            raise ConfigError(
+                "expected the prompt in one pass, which a sequence-level router decides on, got "
+                "prefill_chunk_size: drop it"
+            )
         with self.routing.one_call():
             if names is None:
                 yield
@@ -255,6 +260,11 @@ def _inputs_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tens
     named = (kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds"))
     inputs = args[0] if args else next((one for one in named if one is not None), None)
     return inputs if isinstance(inputs, torch.Tensor) else None
+
+
+def _prefills_in_chunks(kwargs: dict[str, Any]) -> bool:
+    settings = kwargs.get("generation_config")
+    return bool(kwargs.get("prefill_chunk_size") or getattr(settings, "prefill_chunk_size", None))
 
 
 def _own(peft_config: PeftConfig) -> MixtureConfig:
