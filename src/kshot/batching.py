@@ -95,7 +95,10 @@ def label_logits(model: nn.Module, batch: Batch, *, head: nn.Module | None = Non
     the labels are not passed on.
     """
     tell = getattr(getattr(model, "module", model), "route_by_prompt", None)
-    with tell(batch.prompt_BT) if tell else nullcontext(), logits_at(head or model.get_output_embeddings(), batch.predicts_label):  # type: ignore[operator]
+    with (
+        tell(batch.prompt_BT) if tell else nullcontext(),
+        logits_at(head or model.get_output_embeddings(), batch.predicts_label),
+    ):  # type: ignore[operator]
         output = model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,

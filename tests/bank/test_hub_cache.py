@@ -100,5 +100,7 @@ def test_a_task_names_banks_folders_and_adapters_of_the_hub(
     assert Inputs(read_task(tmp_path / "task.yaml"), Silent()).bank_digest != before
     task["experts"] |= {"exclude": ["al*", "sqll"]}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
-    with pytest.raises(ValueError, match="got 'sqll', which fits none of them; there are alone, math, org--sql"):
+    with pytest.raises(
+        ValueError, match="got 'sqll', which fits none of them; there are alone, math, org--sql"
+    ):
         Inputs(read_task(tmp_path / "task.yaml"), Silent())

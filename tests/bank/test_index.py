@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from kshot.bank import Bank
-from kshot.bank import index as bank_index
 from kshot.bank.adapter import AdapterEntry
 from kshot.bank.index import FORMAT, INDEX, LOCK, locked, read_index, write_index
 from kshot.errors import AdapterError, RunFolderError
@@ -87,13 +86,13 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_the_lock_of_another_process(
-    holder: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bank_index, "LOCK_TIMEOUT_S", 0.1)
+def test_the_lock_of_another_process(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     write_index(tmp_path, [])
-    with pytest.raises(RunFolderError, match=r"another process holds .*\.bank\.lock for 0.1 s: wait for"):
-        Bank([], tmp_path).record(entry("math"))
+    with (
+        pytest.raises(RunFolderError, match=r"another process holds .*\.bank\.lock for 0.1 s: wait for"),
+        locked(tmp_path, timeout_s=0.1),
+    ):
+        pass
     holder.kill()  # as a sync that is killed while it writes
     holder.wait()
     Bank([], tmp_path).record(entry("math"))

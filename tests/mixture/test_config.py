@@ -200,9 +200,7 @@ class Layer(nn.Module):
     ("settings", "owner"),
     [({}, "{i}.a"), ({"router_scope": "layer"}, "{i}.z"), ({"fixed_gates": [0.5, 0.5]}, "{i}.a")],
 )
-def test_the_first_module_that_the_base_defines_owns_the_router(
-    settings: dict[str, Any], owner: str
-) -> None:
+def test_the_first_module_that_the_base_defines_owns_the_router(settings: dict[str, Any], owner: str) -> None:
     modules = [f"{i}.{name}" for i in (1, 0) for name in "maz"]
     config = make_config(module_groups=[GROUP | {"modules": modules}], **settings)
     config.assign_routers(nn.Sequential(Layer(), Layer()))

@@ -99,7 +99,9 @@ def test_state_dict_keys(two_experts: dict[str, Path], make_llama: MakeModel, tm
     assert ours == [f"{q0}.{part}.default{ends.get(part, '')}" for part in parts]
     model.save_pretrained(tmp_path / "mixture")
     saved = load_file(tmp_path / "mixture" / "adapter_model.safetensors")
-    assert sorted(key for key in saved if key.startswith(q0)) == [f"{q0}.{part}{ends.get(part, '')}" for part in parts]
+    assert sorted(key for key in saved if key.startswith(q0)) == [
+        f"{q0}.{part}{ends.get(part, '')}" for part in parts
+    ]
     assert len(saved) == 6 * len(parts)  # q, v and down in two layers
 
 

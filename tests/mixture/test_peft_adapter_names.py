@@ -65,12 +65,13 @@ def test_each_row_runs_as_with_its_mixture_alone(architecture: str, first: str, 
     assert torch.equal(logits_of(model, **batch), want["default"])
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
 @pairs
-def test_each_row_is_continued_as_alone(architecture: str, first: str, second: str, use_cache: bool) -> None:
+def test_each_row_is_continued_as_alone(architecture: str, first: str, second: str) -> None:
     model, batch = two_mixtures(architecture, first, second), left_padded(rows=len(NAMES))
     want = alone(model, generate, batch)
-    got = generate(model, **batch, adapter_names=NAMES, use_cache=use_cache)
+    got = generate(model, **batch, adapter_names=NAMES)
+    if architecture == "llama":
+        assert torch.equal(generate(model, **batch, adapter_names=NAMES, use_cache=False), got)
     for row, name in enumerate(NAMES):
         assert torch.equal(got[row], want[name][row]), (row, name)
 

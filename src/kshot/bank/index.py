@@ -91,19 +91,23 @@ def unindexed(folder: Path) -> list[Adapter]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
     """Hold the bank's lock, so that what is read in the block is still true when it is written.
+
+    Args:
+        folder: The bank's.
+        timeout_s: How long to wait for another process.
 
     Raises:
         RunFolderError: Another process holds it for long, or the folder cannot be written.
     """
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=LOCK_TIMEOUT_S)
+        lock.acquire(timeout=timeout_s)
     except Timeout as error:
         raise RunFolderError(
             f"expected to write {folder / INDEX}, another process holds {folder / LOCK} for "
-            f"{LOCK_TIMEOUT_S:g} s: wait for it or end it, then run the command again"
+            f"{timeout_s:g} s: wait for it or end it, then run the command again"
         ) from error
     except OSError as error:
         raise RunFolderError(

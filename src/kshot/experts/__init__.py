@@ -17,9 +17,9 @@ __all__ = [
     "Similarity",
     "adapter_similarity",
     "attached",
+    "fingerprint_similarity",
     "flag_leaks",
     "row_experts",
-    "fingerprint_similarity",
     "score_experts",
     "select_experts",
 ]
