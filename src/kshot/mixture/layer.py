@@ -128,26 +128,29 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
             return as_dtype(self._add_by_row(y_BTO, x_BTD), dtype)
         for name in self.active_adapters:
             if name in self.mixture_A:
-                y_BTO = y_BTO + self._mixture(name, x_BTD)
+                y_BTO = self._add(name, y_BTO, x_BTD)
         return as_dtype(y_BTO, dtype)
 
     def _add_by_row(self, y_BTO: torch.Tensor, x_BTD: torch.Tensor) -> torch.Tensor:
         for name, rows in cast(RowAdapters, self.row_adapters).rows_in(x_BTD).items():
             if name in self.mixture_A:
-                y_BTO = y_BTO.index_add(0, rows, self._mixture(name, x_BTD[rows], rows).to(y_BTO.dtype))
+                added_BTO = self._add(name, y_BTO[rows], x_BTD[rows], rows)
+                y_BTO = y_BTO.index_copy(0, rows, added_BTO.to(y_BTO.dtype))
         return y_BTO
 
-    def _mixture(self, name: str, x_BTD: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Return what a mixture adds; `rows` are x's places in the whole batch if it is a part of one."""
+    def _add(
+        self, name: str, y_BTO: torch.Tensor, x_BTD: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return y and what a mixture adds; `rows` are x's places in the whole batch if it is a part of one."""
         A_RD, B_OR = self.mixture_A[name], self.mixture_B[name]
         gates_BTR = self._gates_of_ranks(name, x_BTD, rows)
         x_BTD = as_dtype(x_BTD, A_RD.dtype)
         h_BTR = linear(x_BTD, A_RD)
-        delta_BTO = linear(h_BTR * as_dtype(gates_BTR, h_BTR.dtype), B_OR)
+        y_BTO = _plus_product(y_BTO, h_BTR * as_dtype(gates_BTR, h_BTR.dtype), B_OR)
         if name in self.mixture_shared_A:
             h_BTr = linear(x_BTD, self.mixture_shared_A[name]) * self.shared_scaling(name)
-            delta_BTO = delta_BTO + linear(h_BTr, self.mixture_shared_B[name])
-        return delta_BTO
+            y_BTO = _plus_product(y_BTO, h_BTr, self.mixture_shared_B[name])
+        return y_BTO
 
     def _gates_of_ranks(self, name: str, x_BTD: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
         """Return g S: (B, T, R), (B, 1, R) from a decision on the whole prompt, (R,) from fixed gates."""
@@ -290,6 +293,14 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
             for tensor in tensors:
                 if not tensor.is_meta:
                     tensor.data = tensor.data.to(device)  # keeps requires_grad
+
+
+def _plus_product(y_BTO: torch.Tensor, h_BTR: torch.Tensor, B_OR: torch.Tensor) -> torch.Tensor:
+    """Return y + h Bᵀ, in one pass over the output where the dtypes agree: a twentieth of a training step."""
+    if y_BTO.dtype == h_BTR.dtype == B_OR.dtype:
+        flat = torch.addmm(y_BTO.flatten(end_dim=-2), h_BTR.flatten(end_dim=-2), B_OR.T)
+        return flat.view(y_BTO.shape)
+    return y_BTO + linear(h_BTR, B_OR)
 
 
 def _fresh(shape: tuple[int, int], std: float, draw: torch.Generator, dtype: torch.dtype) -> nn.Parameter:

@@ -1,6 +1,7 @@
 """Rows of a reasoning-gym family as examples, in sizes that a 135M model can learn."""
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -10,8 +11,10 @@ from kshot.examples import Example
 from kshot.procedural.rationales import WRITERS, write_rationale
 
 try:
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # in cellpylib, when it is compiled on first import
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
 except ImportError:
     reasoning_gym = None
 
