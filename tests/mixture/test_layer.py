@@ -58,7 +58,7 @@ class Block(nn.Module):
         self.down = nn.Linear(HIDDEN, INPUTS, dtype=torch.float64)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        return self.down(torch.tanh(self.up(x_BTD)))
+        return self.down(functional.softsign(self.up(x_BTD)))
 
 
 class Blocks(nn.Module):
@@ -112,7 +112,7 @@ def loop(model: PeftModel, x_BTD: torch.Tensor, prompt_BT: torch.Tensor) -> torc
                     if config.router_scope == "module" or lent is None:
                         lent = loop_gates(layer, h_TD, prompt_T)
                     h_TD = torch.stack([mixed(layer, x_D, g) for x_D, g in zip(h_TD, lent, strict=True)])
-                h_TD = torch.tanh(h_TD) if kind == "up" else h_TD
+                h_TD = functional.softsign(h_TD) if kind == "up" else h_TD
             x_TD = x_TD + h_TD
         rows.append(x_TD)
     return torch.stack(rows)
