@@ -141,7 +141,7 @@ class MixtureLinear(nn.Module, BaseTunerLayer):
     def _add(
         self, name: str, y_BTO: torch.Tensor, x_BTD: torch.Tensor, rows: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return y and what a mixture adds; `rows` are the places of x in the batch if it is a part of one."""
+        """Return y and what a mixture adds; `rows` are the places of x in the batch where it is a part."""
         A_RD, B_OR = self.mixture_A[name], self.mixture_B[name]
         gates_BTR = self._gates_of_ranks(name, x_BTD, rows)
         x_BTD = as_dtype(x_BTD, A_RD.dtype)
