@@ -4,7 +4,7 @@ RUNS := .venv/.runs
 DEVELOPS := .venv/.develops
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
-.PHONY: demo test test-real check format bench clean
+.PHONY: demo test check format bench clean
 
 # A virtual environment with the versions in constraints.txt: what the demo needs, and what a developer needs besides.
 $(RUNS): pyproject.toml constraints.txt
@@ -16,7 +16,7 @@ $(DEVELOPS): $(RUNS)
 	$(PIP_INSTALL) --editable '.[dev]'
 	touch $@
 
-# A task folder, a run on SmolLM2-135M, the result table and the report: about twelve minutes on two cores.
+# A task folder, a run on SmolLM2-135M, the result table and the report: about eleven minutes on two cores.
 demo: $(RUNS)
 	test -d demo || $(BIN)/kshot init demo
 	OMP_PROC_BIND=true $(BIN)/kshot run demo/task.yaml --out demo/run # bound threads: a tenth faster on two cores

@@ -5,8 +5,8 @@ tokens of width D = O, N experts of rank r and R = N r, in float32, the count of
 
     flops    T (2 D N + 2 N R + 2 D R + R + 2 R O + O)      router, g S, A x, times g S, B, plus W x
     bytes    4 (D N + N R + 2 D R) of weights, read; and of activations, each written and read once,
-             8 T (4 N + 3 R + 2 O), with 4 T D more for the second reading of the input
-    peak     4 T (O + max(3 R, O))                          g S, A x, their product, and B's output or y
+             8 T (4 N + 3 R + O), with 4 T D more for the second reading of the input
+    peak     4 T (O + 3 R)                                  y, g S, A x and their product
 
 so that time and memory are linear in R, and N enters by D N + N R alone, which is below D R for N < D / 2.
 """
@@ -144,12 +144,12 @@ def counted_flops(width: int, num_experts: int, stacked_rank: int) -> int:
 def counted_bytes_moved(width: int, num_experts: int, stacked_rank: int) -> int:
     """Bytes that a forward pass reads and writes at least."""
     weights = num_experts * (width + stacked_rank) + 2 * width * stacked_rank
-    return 4 * weights + TOKENS * (8 * (4 * num_experts + 3 * stacked_rank + 2 * width) + 4 * width)
+    return 4 * weights + TOKENS * (8 * (4 * num_experts + 3 * stacked_rank + width) + 4 * width)
 
 
 def counted_peak_bytes(width: int, stacked_rank: int) -> int:
     """Most bytes that a forward pass holds at once."""
-    return 4 * TOKENS * (width + max(3 * stacked_rank, width))
+    return 4 * TOKENS * (width + 3 * stacked_rank)
 
 
 def _growth(costs: list[LayerCost], kind: str, width: int) -> dict[str, float]:

@@ -95,10 +95,9 @@ def label_logits(model: nn.Module, batch: Batch, *, head: nn.Module | None = Non
     the labels are not passed on.
     """
     tell = getattr(getattr(model, "module", model), "route_by_prompt", None)
-    with (
-        tell(batch.prompt_BT) if tell else nullcontext(),
-        logits_at(head or model.get_output_embeddings(), batch.predicts_label),
-    ):  # type: ignore[operator]
+    routed = tell(batch.prompt_BT) if tell else nullcontext()
+    head = head or model.get_output_embeddings()  # type: ignore[operator]
+    with routed, logits_at(head, batch.predicts_label):
         output = model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
