@@ -22,7 +22,8 @@ demo: $(RUNS)
 	OMP_PROC_BIND=true $(BIN)/kshot run demo/task.yaml --out demo/run # bound threads: a tenth faster on two cores
 
 test: $(DEVELOPS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not real'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not real and not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 	$(BIN)/pytest -m real
 
 check: $(DEVELOPS)

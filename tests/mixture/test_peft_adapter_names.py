@@ -19,6 +19,8 @@ from .architectures import (
     make_mixture,
 )
 
+pytestmark = pytest.mark.slow
+
 BASE = "__base__"
 NAMES = ["default", BASE, "other", "default", "other"]
 NEW_TOKENS = 5

@@ -22,6 +22,8 @@ from .architectures import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 kinds = pytest.mark.parametrize("kind", KINDS)
 cases = pytest.mark.parametrize(("architecture", "kind"), CASES)
 

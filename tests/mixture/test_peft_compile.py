@@ -11,6 +11,8 @@ from kshot.mixture import router_loss
 
 from .architectures import left_padded, make_base, make_experts, make_mixture
 
+pytestmark = pytest.mark.slow
+
 LOSSES = {"load_balancing": 0.1, "z_loss": 0.01}
 
 

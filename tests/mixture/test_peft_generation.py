@@ -27,6 +27,8 @@ from .architectures import (
     token_ids,
 )
 
+pytestmark = pytest.mark.slow
+
 cases = pytest.mark.parametrize(("architecture", "kind"), CASES)
 kinds = pytest.mark.parametrize("kind", KINDS)
 sequence_kinds = pytest.mark.parametrize("kind", SEQUENCE_KINDS)

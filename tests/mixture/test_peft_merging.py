@@ -22,6 +22,8 @@ from .architectures import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 ROUTED = tuple(kind for kind in KINDS if kind != "fixed")
 
 

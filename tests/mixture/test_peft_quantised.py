@@ -16,6 +16,8 @@ from kshot.errors import AdapterError
 
 from .architectures import left_padded, logits_of, make_base, make_experts, make_mixture, train
 
+pytestmark = pytest.mark.slow
+
 kinds = pytest.mark.parametrize("kind", ["module_token", "layer_sequence", "null_shared_prior", "fixed"])
 LoadQuantised = Callable[[], nn.Module]
 SIZES = {"hidden_size": 64, "intermediate_size": 128}  # blocks of 64 inputs share a scale in 4 bits

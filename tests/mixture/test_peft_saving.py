@@ -34,6 +34,8 @@ from .architectures import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "adapter_model.safetensors"
 
 

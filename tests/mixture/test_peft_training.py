@@ -25,6 +25,8 @@ from .architectures import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 LOSSES = {"load_balancing": 0.1, "z_loss": 0.01}
 kinds = pytest.mark.parametrize("kind", KINDS)
 

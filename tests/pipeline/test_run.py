@@ -164,6 +164,7 @@ def _events(out: Path) -> list[dict[str, str]]:
 STAGES = ["experts", "data", "single", "expert", "eval/base", "eval/tuned_mixture"]
 
 
+@pytest.mark.slow
 def test_one_way_through_then_killed_in_each_stage(task_folder: Path, tmp_path: Path) -> None:
     undisturbed = tmp_path / "undisturbed"
     code, error = _kshot(task_folder, undisturbed)
