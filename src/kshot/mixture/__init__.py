@@ -19,7 +19,6 @@ from kshot.mixture.model import MixtureModel
 from kshot.mixture.push import push_to_hub
 from kshot.mixture.read import load_expert, read_lora
 from kshot.mixture.router_loss import router_loss
-from kshot.mixture.row_gates import set_row_gates
 from kshot.mixture.statistics import RoutingStatistics, collect_routing
 
 __all__ = [
@@ -46,5 +45,4 @@ __all__ = [
     "push_to_hub",
     "read_lora",
     "router_loss",
-    "set_row_gates",
 ]
