@@ -195,6 +195,13 @@ def test_what_is_finished_and_unchanged_is_not_run_again(task_folder: Path, tmp_
     assert started == ["single", "expert", "eval/best_single_tuned", "eval/tuned_mixture"]
 
 
+def _widen(adapter: Path) -> None:
+    """Make an adapter one of a base with twice the inputs."""
+    weights = load_file(adapter / "adapter_model.safetensors")
+    wider = {key: value.repeat(1, 2) if "lora_A" in key else value for key, value in weights.items()}
+    save_file(wider, adapter / "adapter_model.safetensors")
+
+
 def _broken(folder: Path, kind: str) -> str:
     """Break one thing; return what the message must say."""
     bank = folder / "bank"
@@ -213,6 +220,9 @@ def _broken(folder: Path, kind: str) -> str:
     if kind == "test holds a shot":
         _write(folder / "test.jsonl", [*_rows(2, start=20), *_rows(1)])
         return "which is shot"
+    if kind == "adapter of another base":
+        _widen(bank / "aa")
+        return "'aa' was trained on another base"
     if kind == "truncated safetensors":
         path = bank / "bb" / "adapter_model.safetensors"
         path.write_bytes(path.read_bytes()[:-50])
@@ -236,6 +246,7 @@ def _broken(folder: Path, kind: str) -> str:
         "zero shots",
         "shot without output",
         "test holds a shot",
+        "adapter of another base",
         "truncated safetensors",
         "pickle only",
         "budget above pool",
@@ -262,18 +273,19 @@ def test_adapters_that_cannot_be_scored_are_listed_and_stop_no_other(
     task_folder: Path, tmp_path: Path
 ) -> None:
     bank, out = task_folder / "bank", tmp_path / "run"
-    weights = load_file(bank / "aa" / "adapter_model.safetensors")
-    wider = {key: value.repeat(1, 2) if "lora_A" in key else value for key, value in weights.items()}
-    save_file(wider, bank / "aa" / "adapter_model.safetensors")
     index = Bank.create(bank)
     index.record(*(adapter.entry for adapter in index))
+    weights = load_file(bank / "aa" / "adapter_model.safetensors")
+    save_file(
+        {key: value * torch.nan for key, value in weights.items()}, bank / "aa" / "adapter_model.safetensors"
+    )
     torn = bank / "bb" / "adapter_model.safetensors"
     torn.write_bytes(torn.read_bytes()[:-50])
     run(task_folder / "task.yaml", out, until="experts")
     scores = json.loads((out / "experts" / "scores.json").read_text())
     assert [score["name"] for score in scores["scores"]] == ["cc", "dd", "ee"]
     assert set(scores["failures"]) == {"aa", "bb"}
-    assert "another base" in scores["failures"]["aa"]
+    assert "aa" in scores["failures"]["aa"]
     selection = json.loads((out / "experts" / "selection.json").read_text())
     assert selection["failures"] == scores["failures"]
 

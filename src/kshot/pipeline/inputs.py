@@ -9,9 +9,10 @@ from functools import cached_property
 from kshot.bank import Bank
 from kshot.config import TaskConfig
 from kshot.corpus import Pool, fingerprint, read_pool, rows_to_avoid
-from kshot.errors import ConfigError, ExampleError
+from kshot.errors import AdapterError, ConfigError, ExampleError
 from kshot.examples import HUB_SCHEME, Example, expand, read_examples
 from kshot.language_model import LanguageModel
+from kshot.mixture import check_fits
 from kshot.progress import Progress
 from kshot.run_folder import digest, digest_file
 
@@ -50,9 +51,20 @@ class Inputs:
 
     @cached_property
     def lm(self) -> LanguageModel:
-        """The base model, loaded once."""
+        """The base model, loaded once, after which every adapter was checked against it.
+
+        A damaged adapter is left to scoring, which lists it and goes on; one of another base is a bank for
+        another task.
+        """
         self.progress.say(f"loading the base model {self.task.base_model} (fetched on first use)")
-        return LanguageModel.load(self.task.base_model, dtype=self.task.dtype)
+        lm = LanguageModel.load(self.task.base_model, dtype=self.task.dtype)
+        for adapter in self.bank:
+            try:
+                expert = adapter.load()
+            except AdapterError:
+                continue
+            check_fits(expert, lm.model)
+        return lm
 
     def check_budget(self) -> None:
         """Refuse a budget that the pool cannot fill, before anything is embedded.
