@@ -64,7 +64,7 @@ def test_one_bad_shot_hardly_counts(bad: float) -> None:
 
 
 @given(st.integers(0, 1_000), st.floats(-5, 5), st.floats(0.1, 10))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
 def test_invariant_hard_shots_and_units(seed: int, harder: float, unit: float) -> None:
     rows = _random(seed)
     before = _nll(rows)
