@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kshot.errors import AdapterError, ConfigError
-from kshot.experts.shot_losses import HUBER, ShotLosses, shot_losses
+from kshot.experts.shot_losses import HUBER, LARGEST_LOSS, ShotLosses, shot_losses
 
 from .scores import by_shot
 
@@ -64,11 +64,13 @@ def test_one_bad_shot_hardly_counts(bad: float) -> None:
 
 
 @given(st.integers(0, 1_000), st.floats(-5, 5), st.floats(0.1, 10))
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, deadline=None)
 def test_invariant_hard_shots_and_units(seed: int, harder: float, unit: float) -> None:
     rows = _random(seed)
     before = _nll(rows)
-    after = _nll(unit * (rows + harder * np.linspace(-1, 1, rows.shape[1])))
+    changed = unit * (rows + harder * np.linspace(-1, 1, rows.shape[1]))
+    assume(np.abs(changed).max() <= LARGEST_LOSS)  # a larger loss is cut, whatever the unit
+    after = _nll(changed)
     np.testing.assert_allclose(after.by_shot, before.by_shot, atol=1e-6)
     np.testing.assert_allclose(after.replicates, before.replicates, atol=1e-6)
 
