@@ -46,9 +46,18 @@ class Batch:
         return shifted_BT[shifted_BT != -100]
 
 
-def pad_left(rows: Sequence[TokenisedExample], pad_id: int, device: torch.device) -> Batch:
-    """Pad rows on the left, so that positions count from the first real token and targets end together."""
-    length = max(len(row) for row in rows)
+def pad_left(
+    rows: Sequence[TokenisedExample], pad_id: int, device: torch.device, *, width: int = 0
+) -> Batch:
+    """Pad rows on the left, so that positions count from the first real token and targets end together.
+
+    Args:
+        rows: Of any length.
+        pad_id: Any token.
+        device: Of the tensors.
+        width: T where no row is longer.
+    """
+    length = max(width, *(len(row) for row in rows))
 
     def padded(sequences: Sequence[Sequence[int]], fill: int) -> Tensor:
         return torch.tensor([[fill] * (length - len(row)) + list(row) for row in sequences], device=device)

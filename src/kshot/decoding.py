@@ -27,6 +27,7 @@ def greedy_decode(
     max_new_tokens: int,
     on_rows: OnRows | None = None,
     choose: Choose | None = None,
+    cache: DynamicCache | None = None,
 ) -> list[list[int]]:
     """Append the likeliest token to each row until an end token or `max_new_tokens`.
 
@@ -37,6 +38,7 @@ def greedy_decode(
         max_new_tokens: Longest answer, in tokens.
         on_rows: Called before each pass with the rows, by their index in `batch`, that it holds.
         choose: Takes the next tokens in place of the likeliest ones; rows are named as for `on_rows`.
+        cache: Of the first columns of the batch, where they were computed before; it is added to.
 
     Returns:
         New token ids of each row.
@@ -45,9 +47,9 @@ def greedy_decode(
     ends = torch.tensor(sorted(end_ids), device=batch.input_ids.device)
     rows = list(range(len(batch.input_ids)))
     answers: list[list[int]] = [[] for _ in rows]
-    cache = DynamicCache(config=model.config.get_text_config())  # type: ignore[union-attr, operator]
-    tokens_BT, mask_BT = batch.input_ids, batch.attention_mask
-    positions_BT = position_ids(mask_BT)
+    cache = cache or DynamicCache(config=model.config.get_text_config())  # type: ignore[union-attr, operator]
+    held, mask_BT = cache.get_seq_length(), batch.attention_mask
+    tokens_BT, positions_BT = batch.input_ids[:, held:], position_ids(mask_BT)[:, held:]
     for _ in range(max_new_tokens):
         if on_rows:
             on_rows(rows)

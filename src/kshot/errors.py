@@ -13,7 +13,15 @@ class ConfigError(KshotError, ValueError):
 
 
 class ExampleError(KshotError, ValueError):
-    """A row cannot be read as an example, or lacks what the task needs."""
+    """A row cannot be read as an example, or lacks what the task needs.
+
+    Attributes:
+        reason: The kind of mistake in one word, by which skipped rows are counted.
+    """
+
+    def __init__(self, message: str, *, reason: str = "no_example") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class AdapterError(KshotError, ValueError):

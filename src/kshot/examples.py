@@ -71,8 +71,8 @@ def read_examples(source: str | Path, *, limit: int | None = None) -> list[Examp
     """Read every example of a file, a glob pattern or a Hub data set.
 
     Args:
-        source: A .jsonl, .json, .parquet or .csv file, a pattern such as `data/*.parquet`, or
-            `hf://owner/name[:split]` (split `train` by default).
+        source: A .jsonl, .json, .parquet or .csv file, an Arrow folder, a pattern such as `data/*.parquet`, or
+            `hf://owner/name[/config][@revision][:split]` (split `train` by default).
         limit: Stop after so many examples.
 
     Raises:
@@ -131,11 +131,13 @@ def example_from_row(row: Mapping[str, Any], location: str) -> Example:
 def _check(example: Example, location: str) -> None:
     if not example.request.strip():
         raise ExampleError(
-            f"{location}: expected an instruction, got none; add the field 'instruction' or 'messages'"
+            f"{location}: expected an instruction, got none; add the field 'instruction' or 'messages'",
+            reason="no_instruction",
         )
     if not example.output.strip():
         raise ExampleError(
-            f"{location}: expected an output, got none; every example needs its right response"
+            f"{location}: expected an output, got none; every example needs its right response",
+            reason="no_output",
         )
     if example.label is not None and not (example.choices and 0 <= example.label < len(example.choices)):
         count = len(example.choices or ())

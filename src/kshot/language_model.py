@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
 from kshot.batching import label_logits, length_batches, pad_left
 from kshot.decoding import Choose, OnRows, greedy_decode
@@ -160,11 +160,11 @@ class LanguageModel:
         order = sorted(range(len(ids)), key=lambda index: (len(ids[index]), index))
         for start in range(0, len(order), batch_size):
             indices = sorted(order[start : start + batch_size])  # as given, which is by adapter in scoring
-            texts = self._generate_batch(
+            texts = self.answer_batch(
                 [ids[index] for index in indices],
-                max_new_tokens,
-                _renamed(on_rows, indices),
-                _renamed_choice(choose, indices),
+                max_new_tokens=max_new_tokens,
+                on_rows=_renamed(on_rows, indices),
+                choose=_renamed_choice(choose, indices),
             )
             for index, text in zip(indices, texts, strict=True):
                 answers[index] = text
@@ -172,40 +172,38 @@ class LanguageModel:
                 progress(len(indices))
         return answers
 
-    def _generate_batch(
+    @torch.inference_mode()
+    def answer_batch(
         self,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Sequence[int]],
+        *,
         max_new_tokens: int,
-        on_rows: OnRows | None,
-        choose: Choose | None,
+        on_rows: OnRows | None = None,
+        choose: Choose | None = None,
+        cache: DynamicCache | None = None,
     ) -> list[str]:
+        """Answer prompts in one batch, as `generate` does.
+
+        Args:
+            prompts: Token ids of each.
+            max_new_tokens: Longest answer, in tokens.
+            on_rows: As for `greedy_decode`.
+            choose: Likewise.
+            cache: Likewise; of the prompts padded on the left.
+        """
         rows = [TokenisedExample(tuple(ids), len(ids)) for ids in prompts]
         batch = pad_left(rows, self.pad_id, self.device)
         new_ids = greedy_decode(
             self.model,
             batch,
-            end_ids=self._end_ids(),
+            end_ids=self.template.end_ids(getattr(self.model.generation_config, "eos_token_id", None)),
             max_new_tokens=max_new_tokens,
             on_rows=on_rows,
             choose=choose,
+            cache=cache,
         )
         texts = self.tokenizer.batch_decode(new_ids, skip_special_tokens=True)
-        return [self._until_end(text) for text in texts]
-
-    def _until_end(self, text: str) -> str:
-        """Cut at an end of turn that is no single token, so that no end id stopped there."""
-        end = self.template.end_of_turn
-        return (text.partition(end)[0] if end else text).strip()
-
-    def _end_ids(self) -> list[int]:
-        """Return every token that ends an answer: the template's end of turn and the model's own."""
-        own = getattr(self.model.generation_config, "eos_token_id", None)
-        ids = {
-            *(own if isinstance(own, list) else [own]),
-            self.tokenizer.eos_token_id,
-            self.template.end_id(),
-        }
-        return sorted(id_ for id_ in ids if id_ is not None)
+        return [self.template.until_end(text) for text in texts]
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

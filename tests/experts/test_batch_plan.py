@@ -49,8 +49,8 @@ def test_sizes_grow_with_what_is_asked(tiny_lm) -> None:
     )  # layers, K and V, heads, size, float32
 
 
-def test_memory_is_512_mb_or_a_quarter_of_the_weights(tiny_lm) -> None:
-    assert default_memory_mb(tiny_lm.model) == 512
+def test_memory_is_1024_mb_or_a_quarter_of_the_weights(tiny_lm) -> None:
+    assert default_memory_mb(tiny_lm.model) == 1024
     with torch.device("meta"):
         large = torch.nn.Linear(2**15, 2**15, bias=False)  # 4 GB
     assert default_memory_mb(large) == 1024

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from kshot.cli.printing import AsJson, print_result
+from kshot.endpoint import CONCURRENCY, RETRIES, TIMEOUT_S
 from kshot.errors import ConfigError, ExampleError
 from kshot.rationales import (
     AnswerCache,
@@ -16,7 +17,6 @@ from kshot.rationales import (
     Writer,
     write_rationales,
 )
-from kshot.rationales.endpoint import CONCURRENCY, RETRIES, TIMEOUT_S
 from kshot.rationales.files import (
     check_out,
     provenance_file,

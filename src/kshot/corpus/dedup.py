@@ -3,13 +3,14 @@
 B: rows of a block, P: rows kept before the block, D: embedding size.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from kshot.corpus.rules import Rule, refusal
 from kshot.corpus.scan import exact_cosines, rounding_margin, unit_rows
+from kshot.corpus.vectors import Vectors
 
 BLOCK_ROWS = 512
 EXACT_COPY = 1 - 1e-6  # two encodings of one text differ by the rounding of their batches
@@ -21,23 +22,24 @@ class Dropped:
 
     Attributes:
         index: Its row in the pool.
-        reason: Why it was dropped.
-        kept: The kept row that it copies: the first one kept of those it is too close to.
+        reason: `near_copy`, or what a rule says: `source_full`, `too_short`, `too_long`.
+        kept: The kept row that a near-copy copies: the first one kept of those it is too close to.
         cosine: Their similarity.
     """
 
     index: int
-    reason: Literal["near_copy"]
-    kept: int
-    cosine: float
+    reason: str
+    kept: int | None = None
+    cosine: float | None = None
 
 
 def keep_distinct(
-    pool_ND: np.ndarray,
+    pool_ND: Vectors,
     visits: Iterable[np.ndarray],
     *,
     threshold: float,
     budget: int,
+    rules: Sequence[Rule] = (),
     block_rows: int = BLOCK_ROWS,
 ) -> tuple[list[int], list[Dropped]]:
     """Visit rows in order and keep those whose cosine to every row kept so far is at most `threshold`.
@@ -50,6 +52,7 @@ def keep_distinct(
         visits: Rows in the order of their visit, in pieces of any size.
         threshold: In (0, 1]; at 1 exact copies alone are dropped.
         budget: Stop when so many rows are kept.
+        rules: Asked about each row that copies none; a refused row drops none either.
         block_rows: Rows compared at a time.
 
     Returns:
@@ -70,19 +73,21 @@ def keep_distinct(
         prior = np.array(kept, dtype=np.int64)
         for position, row in enumerate(block.tolist()):
             suspects = [prior[near_BP[position]], block[near_BB[position] & fresh_B]]
-            copy = _first_copy(pool_ND, row, np.concatenate(suspects), threshold)
-            if copy is not None:
-                dropped.append(copy)
+            drop = _first_copy(pool_ND, row, np.concatenate(suspects), threshold) or _refused(rules, row)
+            if drop is not None:
+                dropped.append(drop)
                 continue
             fresh_B[position] = True
             kept.append(row)
+            for rule in rules:
+                rule.keep(row)
             if len(kept) == budget:
                 return kept, dropped
         kept_PD = np.concatenate([kept_PD, rows_BD[fresh_B]])
     return kept, dropped
 
 
-def _first_copy(pool_ND: np.ndarray, row: int, suspects: np.ndarray, threshold: float) -> Dropped | None:
+def _first_copy(pool_ND: Vectors, row: int, suspects: np.ndarray, threshold: float) -> Dropped | None:
     """Return the first suspect whose exact cosine is above the threshold."""
     for suspect in suspects.tolist():
         pair_2D = unit_rows(pool_ND, np.array([row, suspect]))
@@ -90,6 +95,11 @@ def _first_copy(pool_ND: np.ndarray, row: int, suspects: np.ndarray, threshold: 
         if cosine > threshold:
             return Dropped(row, "near_copy", suspect, cosine)
     return None
+
+
+def _refused(rules: Sequence[Rule], row: int) -> Dropped | None:
+    reason = refusal(rules, row)
+    return Dropped(row, reason) if reason else None
 
 
 def _blocks(visits: Iterable[np.ndarray], block_rows: int) -> Iterator[np.ndarray]:

@@ -3,10 +3,12 @@
 N: pool rows, K: shots, B: rows of a block, D: embedding size.
 
 The order comes in pieces that grow, so that nobody sorts a billion rows to keep a thousand. Scores are
-compared as float32 and ties go to the lower index; neither blocks nor pieces change the order.
+compared as float32 and ties go to the lower key, then to the lower index; neither blocks nor pieces change
+the order, and where keys tell rows apart the order of the rows does not change it either.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,68 +23,90 @@ from kshot.corpus.scan import (
     rounding_margin,
     unit_rows,
 )
+from kshot.corpus.vectors import Vectors
 
 _GROWTH = 4  # each piece reaches so many times deeper than the last
 
 
-def visiting_order(
-    pool_ND: np.ndarray,
-    shots_KD: np.ndarray,
-    usable_N: np.ndarray,
-    strategy: Strategy,
-    *,
-    depth: int,
-    block_rows: int = BLOCK_ROWS,
-) -> Iterator[np.ndarray]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """The rows that may be picked, and the shots that they are compared with.
+
+    Attributes:
+        pool_ND: Unit-norm embeddings of the pool.
+        shots_KD: Unit-norm embeddings of the shots.
+        usable_N: Rows that may be visited; bool. Rows of zeros are taken out when a scan comes upon them.
+        keys_N: By what ties are settled: a hash of each row's text; None: the index alone.
+        block_rows: Rows read at a time.
+    """
+
+    pool_ND: Vectors
+    shots_KD: np.ndarray
+    usable_N: np.ndarray
+    keys_N: np.ndarray | None = None
+    block_rows: int = BLOCK_ROWS
+
+    @property
+    def num_usable(self) -> int:
+        """How many rows may be visited."""
+        return int(self.usable_N.sum())
+
+    def by_falling_score(self, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Return the places of rows in the order of their visit."""
+        ties = (rows,) if self.keys_N is None else (rows, self.keys_N[rows])
+        return np.lexsort((*ties, -scores))
+
+
+def visiting_order(candidates: Candidates, strategy: Strategy, *, depth: int) -> Iterator[np.ndarray]:
     """Yield every usable row once, in pieces, in the order of the strategy.
 
     Args:
-        pool_ND: Unit-norm embeddings of the pool.
-        shots_KD: Unit-norm embeddings of the shots.
-        usable_N: Rows that may be visited; bool.
-        strategy: `max` and `centroid`: falling relevance. `round_robin`: shot 0 takes its nearest row,
-            shot 1 its nearest row not taken yet, and so on, again from shot 0 until all rows are taken.
+        candidates: The rows to order.
+        strategy: `round_robin`: shot 0 takes its nearest row, shot 1 its nearest row not taken yet, and so
+            on, again from shot 0 until all rows are taken; all others: falling relevance.
         depth: Rows of the first piece, about.
-        block_rows: Rows read at a time.
 
     Raises:
         ConfigError: As `relevance`.
     """
     if strategy == "round_robin":
-        return _shots_in_turn(pool_ND, shots_KD, usable_N, depth, block_rows)
-    return _falling_relevance(pool_ND, shots_KD, usable_N, strategy, depth, block_rows)
+        return _shots_in_turn(candidates, depth)
+    return (rows for rows, _ in falling_relevance(candidates, strategy, depth=depth))
 
 
-def _falling_relevance(
-    pool_ND: np.ndarray,
-    shots_KD: np.ndarray,
-    usable_N: np.ndarray,
-    strategy: Strategy,
-    depth: int,
-    block_rows: int,
-) -> Iterator[np.ndarray]:
-    """Scan once, then score again, exactly, the rows between one cut and the next."""
-    margin = rounding_margin(pool_ND.shape[1])
-    scanned_N = relevance(pool_ND, shots_KD, strategy, block_rows=block_rows).scores
+def falling_relevance(
+    candidates: Candidates, strategy: Strategy, *, depth: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows and their scores by falling relevance; what a piece holds is above all that follows.
+
+    Scans once, then scores again, exactly, the rows between one cut and the next.
+
+    Raises:
+        ConfigError: As `relevance`.
+    """
+    pool_ND, shots_KD, usable_N = candidates.pool_ND, candidates.shots_KD, candidates.usable_N
+    margin = np.float32(rounding_margin(pool_ND.shape[1]))
+    scanned_N = relevance(pool_ND, shots_KD, strategy, block_rows=candidates.block_rows)
+    usable_N &= scanned_N > -np.inf
     scanned_N[~usable_N] = -np.inf
     upper = np.float32(np.inf)
     while upper > -np.inf:
-        lower = _cut(scanned_N, depth, int(usable_N.sum())) - np.float32(margin)
+        lower = _cut(scanned_N, depth, candidates.num_usable) - margin
         # A row whose exact score lies in [lower, upper) was scanned at most a margin outside of it.
         rows = np.flatnonzero(usable_N & (scanned_N >= lower - margin) & (scanned_N <= upper + margin))
         scores = exact_relevance(pool_ND, rows, shots_KD, strategy).scores
         inside = (scores >= lower) & (scores < upper)
-        yield _by_falling_score(rows[inside], scores[inside])
+        rows, scores = rows[inside], scores[inside]
+        places = candidates.by_falling_score(rows, scores)
+        yield rows[places], scores[places]
         upper, depth = lower, depth * _GROWTH
 
 
-def _shots_in_turn(
-    pool_ND: np.ndarray, shots_KD: np.ndarray, usable_N: np.ndarray, depth: int, block_rows: int
-) -> Iterator[np.ndarray]:
+def _shots_in_turn(candidates: Candidates, depth: int) -> Iterator[np.ndarray]:
     """Take turns as far as the nearest rows of each shot are known; then scan again, deeper."""
-    num_usable, num_yielded = int(usable_N.sum()), 0
-    while num_yielded < num_usable:
-        nearest = _nearest_rows(pool_ND, shots_KD, usable_N, depth, block_rows)
+    num_yielded = 0
+    while num_yielded < candidates.num_usable:
+        nearest = _nearest_rows(candidates, depth)
         visits = _take_turns(nearest)
         yield visits[num_yielded:]
         num_yielded, depth = len(visits), depth * _GROWTH
@@ -100,16 +124,16 @@ def _take_turns(nearest: list[np.ndarray]) -> np.ndarray:
             visits[row] = None
 
 
-def _nearest_rows(
-    pool_ND: np.ndarray, shots_KD: np.ndarray, usable_N: np.ndarray, depth: int, block_rows: int
-) -> list[np.ndarray]:
+def _nearest_rows(candidates: Candidates, depth: int) -> list[np.ndarray]:
     """Return for each shot its nearest rows in order: `depth` of them or more, none missing in between."""
-    margin = rounding_margin(pool_ND.shape[1])
-    queries_KD = queries_of(shots_KD, "round_robin")
-    num_usable = int(usable_N.sum())
+    pool_ND, usable_N = candidates.pool_ND, candidates.usable_N
+    margin = np.float32(rounding_margin(pool_ND.shape[1]))
+    queries_KD = queries_of(candidates.shots_KD, "round_robin")
     found = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)) for _ in queries_KD]
-    for start, cosines_BK in cosine_blocks(pool_ND, queries_KD, block_rows):
-        rows = start + np.flatnonzero(usable_N[start : start + len(cosines_BK)])
+    for start, cosines_BK in cosine_blocks(pool_ND, queries_KD, candidates.block_rows):
+        block = slice(start, start + len(cosines_BK))
+        usable_N[block] &= cosines_BK[:, 0] > -np.inf
+        rows = start + np.flatnonzero(usable_N[block])
         cosines_KB = np.ascontiguousarray(cosines_BK[rows - start].T)
         found = [
             _deepest(np.append(old_rows, rows), np.append(old, new), depth, margin)
@@ -118,16 +142,17 @@ def _nearest_rows(
     nearest = []
     for (rows, scanned), query_D in zip(found, queries_KD, strict=True):
         scores = exact_cosines(unit_rows(pool_ND, rows), query_D[None])[:, 0]
-        known = scores >= _cut(scanned, depth, num_usable) - np.float32(margin)
-        nearest.append(_by_falling_score(rows[known], scores[known]))
+        known = scores >= _cut(scanned, depth, candidates.num_usable) - margin
+        rows, scores = rows[known], scores[known]
+        nearest.append(rows[candidates.by_falling_score(rows, scores)])
     return nearest
 
 
 def _deepest(
-    rows: np.ndarray, scanned: np.ndarray, depth: int, margin: float
+    rows: np.ndarray, scanned: np.ndarray, depth: int, margin: np.float32
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keep the `depth` highest scores and all that may be equal to them."""
-    near = scanned >= _cut(scanned, depth, len(scanned)) - 2 * np.float32(margin)
+    near = scanned >= _cut(scanned, depth, len(scanned)) - 2 * margin
     return rows[near], scanned[near]
 
 
@@ -136,7 +161,3 @@ def _cut(scores: np.ndarray, depth: int, num_usable: int) -> np.float32:
     if depth >= num_usable:
         return np.float32(-np.inf)
     return np.float32(np.partition(scores, len(scores) - depth)[len(scores) - depth])
-
-
-def _by_falling_score(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    return rows[np.lexsort((rows, -scores))]

@@ -1,17 +1,13 @@
 """The pool: open rows with their source, and which of them match a shot or a test example."""
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kshot.corpus.fingerprint import fingerprint
 from kshot.errors import ConfigError
 from kshot.examples import HUB_SCHEME, Example, expand, read_examples
-
-# Operators, brackets and digits carry the meaning of maths and code (2+3 is not 2*3), so they stay.
-_SEPARATORS = re.compile(r"[\s.,;:!?'\"`‘’“”„«»–—]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +88,6 @@ def _files(sources: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield source.removeprefix(HUB_SCHEME).partition(":")[0], source
         else:
             yield from ((Path(file).stem, str(file)) for file in expand(source))
-
-
-def fingerprint(text: str) -> str:
-    """Return the text as it is compared: one case and letter form, single spaces, no sentence punctuation.
-
-    Operators, brackets and digits stay, and so does a text of nothing but punctuation.
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return _SEPARATORS.sub(" ", folded).strip() or folded.strip()
 
 
 def rows_to_avoid(pool: Pool, shots: Sequence[Example], test: Sequence[Example]) -> dict[int, str]:

@@ -5,7 +5,8 @@ M: rows picked from the pool, D: embedding size.
 
 Float32 matrix products round differently with the shape of a block. The scan is therefore good to
 `rounding_margin`, and whatever decides about a row is computed again by `exact_relevance`, one row at a time
-in float64, which depends on nothing but that row and the shots.
+in float64, which depends on nothing but that row and the shots. A row of zeros is similar to nothing: its
+score is minus infinity.
 """
 
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
+from kshot.corpus.vectors import Vectors
 from kshot.errors import ConfigError
 
-Strategy = Literal["max", "centroid", "round_robin"]
+Strategy = Literal["max", "centroid", "round_robin", "mmr"]
 # A block stays in the cache: 1.5 times faster than 65,536 rows (200,000 x 384 float16, 50 shots, one core).
 BLOCK_ROWS = 4_096
 _NORM_TOLERANCE = 1e-2  # float16 moves a norm by less than 1e-3
@@ -28,8 +30,8 @@ class Relevance:
     """How close rows are to the shots.
 
     Attributes:
-        scores: Cosine with the nearest shot, with the centroid for `centroid`; float32 (N,).
-        nearest_shot: Index of the nearest shot, the lower one of equals; int64 (N,).
+        scores: Cosine with the nearest shot, with the centroid for `centroid`; float32 (M,).
+        nearest_shot: Index of the nearest shot, the lower one of equals; int64 (M,).
     """
 
     scores: np.ndarray
@@ -37,33 +39,36 @@ class Relevance:
 
 
 def relevance(
-    pool_ND: np.ndarray, shots_KD: np.ndarray, strategy: Strategy = "max", *, block_rows: int = BLOCK_ROWS
-) -> Relevance:
+    pool_ND: Vectors, shots_KD: np.ndarray, strategy: Strategy = "max", *, block_rows: int = BLOCK_ROWS
+) -> np.ndarray:
     """Score every pool row against the shots.
 
+    Costs one float32 matrix product, N·K·D (N·D for `centroid`), and one pass over the vectors.
+
     Args:
-        pool_ND: Unit-norm embeddings, float16 or float32; may be memory-mapped.
+        pool_ND: Unit-norm embeddings, float16 or float32, or rows of zeros; may be memory-mapped.
         shots_KD: Unit-norm embeddings of the shots.
-        strategy: `max` and `round_robin`: cosine with the nearest shot; `centroid`: with the shots' mean.
+        strategy: `centroid`: cosine with the shots' mean; all others: with the nearest shot.
         block_rows: Rows read at a time.
 
     Returns:
-        A score and a nearest shot per row, exact to `rounding_margin(D)`.
+        A score per row, exact to `rounding_margin(D)`; minus infinity for rows of zeros; float32 (N,).
 
     Raises:
-        ConfigError: Shapes do not fit, or a row has no unit norm.
+        ConfigError: Shapes do not fit, or a row has neither unit norm nor norm zero.
     """
     queries_QD = queries_of(shots_KD, strategy)
+    if strategy == "centroid":
+        queries_QD = queries_QD[-1:]
     scores_N = np.empty(len(pool_ND), dtype=np.float32)
-    nearest_N = np.empty(len(pool_ND), dtype=np.int64)
-    for start, cosines_BQ in cosine_blocks(pool_ND, queries_QD, block_rows):
-        stop = start + len(cosines_BQ)
-        scores_N[start:stop], nearest_N[start:stop] = _summary(cosines_BQ, len(shots_KD))
-    return Relevance(scores_N, nearest_N)
+    for start, products_BQ, norms_B in _product_blocks(pool_ND, queries_QD, block_rows):
+        # The largest product is also the largest cosine, since all are divided by the row's one norm.
+        scores_N[start : start + len(norms_B)] = _divide(products_BQ.max(axis=1), norms_B)
+    return scores_N
 
 
 def exact_relevance(
-    pool_ND: np.ndarray, rows_M: np.ndarray, shots_KD: np.ndarray, strategy: Strategy
+    pool_ND: Vectors, rows_M: np.ndarray, shots_KD: np.ndarray, strategy: Strategy
 ) -> Relevance:
     """Score some rows so that a row's score depends on nothing but the row and the shots."""
     queries_QD = queries_of(shots_KD, strategy)
@@ -99,7 +104,7 @@ def queries_of(shots_KD: np.ndarray, strategy: Strategy) -> np.ndarray:
     _check_matrix(shots_KD, "shots")
     shots_KD = np.asarray(shots_KD, dtype=np.float64)
     norms_K = _norms(shots_KD)
-    _check_norms(norms_K, 0, "shot")
+    _check_norms(norms_K, 0, "shot", zero_allowed=False)
     shots_KD = shots_KD / norms_K[:, None]
     if strategy != "centroid":
         return shots_KD
@@ -112,7 +117,7 @@ def queries_of(shots_KD: np.ndarray, strategy: Strategy) -> np.ndarray:
     return np.vstack([shots_KD, centroid_D / length])
 
 
-def unit_rows(pool_ND: np.ndarray, rows_M: np.ndarray) -> np.ndarray:
+def unit_rows(pool_ND: Vectors, rows_M: np.ndarray) -> np.ndarray:
     """Return rows of the pool as float64 rows of norm 1, which undoes the rounding of float16."""
     rows_MD = np.asarray(pool_ND[rows_M], dtype=np.float64)
     unit_MD: np.ndarray = rows_MD / _norms(rows_MD)[:, None]
@@ -120,13 +125,23 @@ def unit_rows(pool_ND: np.ndarray, rows_M: np.ndarray) -> np.ndarray:
 
 
 def cosine_blocks(
-    pool_ND: np.ndarray, queries_QD: np.ndarray, block_rows: int
+    pool_ND: Vectors, queries_QD: np.ndarray, block_rows: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the first row of each block and its float32 cosines (B, Q) with the queries.
 
+    A block is overwritten by the next one; the cosines of a row of zeros are minus infinity.
+
     Raises:
-        ConfigError: The embeddings differ in size, or a row has no unit norm.
+        ConfigError: The embeddings differ in size, or a row has neither unit norm nor norm zero.
     """
+    for start, products_BQ, norms_B in _product_blocks(pool_ND, queries_QD, block_rows):
+        yield start, _divide(products_BQ, norms_B[:, None])
+
+
+def _product_blocks(
+    pool_ND: Vectors, queries_QD: np.ndarray, block_rows: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield the first row of each block, its products (B, Q) with the queries and its norms (B,)."""
     _check_matrix(pool_ND, "pool")
     if pool_ND.shape[1] != queries_QD.shape[1]:
         raise ConfigError(
@@ -134,13 +149,21 @@ def cosine_blocks(
             f"{queries_QD.shape[1]}: embed both with the same encoder"
         )
     queries_DQ = np.ascontiguousarray(queries_QD.T, dtype=np.float32)
+    products_BQ = np.empty((min(block_rows, len(pool_ND)), len(queries_QD)), dtype=np.float32)
     for start, block_BD in _float32_blocks(pool_ND, block_rows):
         norms_B = _norms(block_BD)
-        _check_norms(norms_B, start, "pool row")
-        yield start, (block_BD @ queries_DQ) / norms_B[:, None]
+        _check_norms(norms_B, start, "pool row", zero_allowed=True)
+        yield start, np.matmul(block_BD, queries_DQ, out=products_BQ[: len(block_BD)]), norms_B
 
 
-def _float32_blocks(pool_ND: np.ndarray, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
+def _divide(products: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # zero by zero, of which the next line takes care
+        cosines: np.ndarray = products / norms
+    cosines[np.broadcast_to(norms == 0, cosines.shape)] = -np.inf
+    return cosines
+
+
+def _float32_blocks(pool_ND: Vectors, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
     """Yield blocks of rows as float32; a block is overwritten by the next one."""
     starts = range(0, len(pool_ND), block_rows)
     if pool_ND.dtype != np.float16:
@@ -170,18 +193,19 @@ def _norms(rows_BD: np.ndarray) -> np.ndarray:
     return norms_B
 
 
-def _check_matrix(matrix: np.ndarray, name: str) -> None:
-    if matrix.ndim != 2 or 0 in matrix.shape or not np.issubdtype(matrix.dtype, np.floating):
+def _check_matrix(matrix: Vectors, name: str) -> None:
+    if len(matrix.shape) != 2 or 0 in matrix.shape or not np.issubdtype(matrix.dtype, np.floating):
         raise ConfigError(
             f"{name} must be a matrix of floats with at least one row, got shape {matrix.shape} "
             f"of {matrix.dtype}"
         )
 
 
-def _check_norms(norms_B: np.ndarray, start: int, what: str) -> None:
-    bad = np.flatnonzero(~(np.abs(norms_B - 1) <= _NORM_TOLERANCE))  # written so that NaN is bad
+def _check_norms(norms_B: np.ndarray, start: int, what: str, *, zero_allowed: bool) -> None:
+    broken_B = ~(np.abs(norms_B - 1) <= _NORM_TOLERANCE)  # written so that NaN is broken
+    bad = np.flatnonzero(broken_B & (norms_B != 0) if zero_allowed else broken_B)
     if bad.size:
         raise ConfigError(
             f"expected unit-norm embeddings, got {what} {start + bad[0]} with norm {norms_B[bad[0]]:.3g}: "
-            "divide each row by its norm, and leave out rows without content"
+            "divide each row by its norm"
         )

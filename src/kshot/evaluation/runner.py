@@ -8,7 +8,7 @@ import numpy as np
 
 from kshot.decoding import OnRows
 from kshot.errors import ExampleError
-from kshot.evaluation.scorers import get_scorer, predict_choice, read_choice
+from kshot.evaluation.scorers import Scorer, get_scorer, predict_choice, read_choice
 from kshot.evaluation.statistics import mean_and_stderr
 from kshot.examples import Example
 from kshot.language_model import LanguageModel
@@ -101,7 +101,7 @@ def evaluate(
     """
     if scorer == MULTIPLE_CHOICE and not listed:
         return _by_likelihood(lm, examples, progress, on_rows)
-    judge = _judge_choice if scorer == MULTIPLE_CHOICE else get_scorer(scorer)
+    judge = judge_of(scorer)
     prompts = [prompt_of(example, "instruction") for example in examples]
     answers = lm.generate(
         prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress, on_rows=on_rows
@@ -111,6 +111,15 @@ def evaluate(
         for example, prompt, answer in zip(examples, prompts, answers, strict=True)
     ]
     return _result(predictions)
+
+
+def judge_of(scorer: str) -> Scorer:
+    """Return what compares a generated answer with the right one.
+
+    Raises:
+        ConfigError: The scorer is unknown.
+    """
+    return _judge_choice if scorer == MULTIPLE_CHOICE else get_scorer(scorer)
 
 
 def _judge_choice(answer: str, example: Example) -> bool:

@@ -2,12 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from kshot.errors import ExampleError
 from kshot.evaluation.runner import MULTIPLE_CHOICE
+from kshot.evaluation.scorers import get_scorer
 from kshot.examples import Example
-from kshot.language_model import LanguageModel
-from kshot.prompts import TokenisedExample, form_of, prompt_of
+from kshot.prompts import PromptTemplate, TokenisedExample, form_of, prompt_of
+
+
+class Reader(Protocol):
+    """What turns shots into tokens: a language model, or its tokenizer alone."""
+
+    @property
+    def name(self) -> str:
+        """As the user calls it."""
+        ...
+
+    @property
+    def template(self) -> PromptTemplate:
+        """How prompts are written."""
+        ...
+
+    @property
+    def max_length(self) -> int:
+        """Longest row the model reads, in tokens."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +64,16 @@ def by_likelihood(scorer: str, *, listed: bool) -> bool:
     return scorer == MULTIPLE_CHOICE and not listed
 
 
-def ask_shots(lm: LanguageModel, shots: Sequence[Example], scorer: str, *, listed: bool) -> list[AskedShot]:
+def ask_shots(lm: Reader, shots: Sequence[Example], scorer: str, *, listed: bool) -> list[AskedShot]:
     """Tokenise the shots.
 
     Raises:
-        ExampleError: There are none, one lacks the choices that the scorer compares, or one does not fit the
-            model's context.
+        ConfigError: The scorer is unknown.
+        ExampleError: There are none, one lacks what the scorer needs or does not fit the model's context.
     """
     if not shots:
         raise ExampleError("expected at least one shot, got none: give labelled examples of the task")
+    _check_golds(shots, scorer)
     asked = [_ask(lm, shot, scorer, listed) for shot in shots]
     for number, one in enumerate(asked, start=1):
         if one.longest > lm.max_length:
@@ -63,7 +84,15 @@ def ask_shots(lm: LanguageModel, shots: Sequence[Example], scorer: str, *, liste
     return asked
 
 
-def _ask(lm: LanguageModel, shot: Example, scorer: str, listed: bool) -> AskedShot:
+def _check_golds(shots: Sequence[Example], scorer: str) -> None:
+    """Let the scorer see each right answer, so that what it cannot read is found before hours of work."""
+    if scorer != MULTIPLE_CHOICE:
+        judge = get_scorer(scorer)
+        for shot in shots:
+            judge(shot.gold, shot)
+
+
+def _ask(lm: Reader, shot: Example, scorer: str, listed: bool) -> AskedShot:
     form = form_of(scorer, listed=listed)
     encode = lm.template.encode_example
     reasoning = encode(shot, form, rationale=True)

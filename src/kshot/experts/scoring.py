@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import nn
 
 from kshot.bank import Adapter, Bank
-from kshot.errors import AdapterError, ConfigError, KshotError
-from kshot.evaluation.runner import MULTIPLE_CHOICE
-from kshot.evaluation.scorers import get_scorer
+from kshot.errors import ConfigError, KshotError
 from kshot.examples import Example
 from kshot.experts.asked_shots import ask_shots
 from kshot.experts.batch_plan import default_memory_mb
-from kshot.experts.expert_score import ExpertScore, Scores, summarise
+from kshot.experts.expert_score import ExpertScore, Scores
+from kshot.experts.outcomes import Outcomes
 from kshot.experts.score_store import ScoreStore
-from kshot.experts.shot_runner import ScoringSettings, ShotRunner
+from kshot.experts.shot_passes import ScoringSettings
+from kshot.experts.shot_runner import ShotRunner
 from kshot.language_model import LanguageModel
 from kshot.mixture import check_fits
 from kshot.progress import Advance
@@ -50,7 +50,7 @@ def score_experts(
         listed: As in `kshot.evaluate`.
         max_new_tokens: Longest generated answer.
         adapters_at_once: Adapters in memory, and at most in one batch.
-        memory_mb: What a batch may take, about; None: a quarter of the base model, and no less than 512.
+        memory_mb: What a batch may take, about; None: a quarter of the base model, and no less than 1,024.
         store: Keeps results of every batch; what an earlier call left there is not computed again.
         on_score: Called with each score as soon as it is known.
         progress: Called with the number of (adapter, shot) pairs just finished.
@@ -67,65 +67,24 @@ def score_experts(
     """
     memory_mb = default_memory_mb(lm.model) if memory_mb is None else memory_mb
     _check_settings(bank, adapters_at_once, memory_mb)
-    _check_golds(shots, scorer)
     lm.model.eval()
     asked = ask_shots(lm, shots, scorer, listed=listed)
     advance = progress or (lambda pairs: None)
     settings = ScoringSettings(scorer, listed, max_new_tokens, memory_mb * 2**20)
     store = ScoreStore() if store is None else store
     runner = ShotRunner(lm, asked, settings, store, advance)
-    outcomes = _Outcomes(runner, on_score)
+    outcomes = Outcomes(runner, on_score)
 
-    usable = list(_usable(lm.model, bank, outcomes.failures))
+    usable = list(usable_adapters(lm.model, bank, outcomes.failures))
     pending = [adapter for adapter in usable if runner.whole_key(adapter) not in store]
     outcomes.conclude([adapter for adapter in usable if adapter not in pending])
     advance((len(bank) - len(pending)) * len(shots))
-    for group in _groups(lm.model, pending, adapters_at_once):
+    for group in groups_of_adapters(lm.model, pending, adapters_at_once):
         runner.run(group)
         outcomes.conclude(group)
     # Only now: groups are made of what is pending, and must be the same after a kill.
     store.put({runner.whole_key(adapter): True for adapter in pending})
     return outcomes.in_order_of(bank)
-
-
-class _Outcomes:
-    """Scores and failures as they become known."""
-
-    def __init__(self, runner: ShotRunner, on_score: Callable[[ExpertScore], None] | None) -> None:
-        self.runner = runner
-        self.on_score = on_score
-        self.scores: dict[str, ExpertScore] = {}
-        self.failures: dict[str, str] = {}
-
-    def conclude(self, adapters: Sequence[Adapter]) -> None:
-        """Sum up adapters that were run."""
-        num_rationales = sum(bool(one.shot.rationale) for one in self.runner.asked)
-        for adapter in adapters:
-            try:
-                score = summarise(adapter.name, self.runner.results(adapter), num_rationales)
-            except AdapterError as error:
-                self.failures[adapter.name] = str(error)
-                continue
-            self.scores[adapter.name] = score
-            if self.on_score:
-                self.on_score(score)
-
-    def in_order_of(self, bank: Bank) -> Scores:
-        """Return them all.
-
-        Raises:
-            AdapterError: There is no score.
-        """
-        if not self.scores:
-            name, reason = next(iter(self.failures.items()))
-            raise AdapterError(
-                f"expected at least one adapter that can be scored, got {len(self.failures)} that cannot; "
-                f"{name}: {reason}"
-            )
-        return Scores(
-            tuple(self.scores[name] for name in bank.names if name in self.scores),
-            {name: self.failures[name] for name in bank.names if name in self.failures},
-        )
 
 
 def _check_settings(bank: Bank, adapters_at_once: int, memory_mb: int) -> None:
@@ -138,15 +97,8 @@ def _check_settings(bank: Bank, adapters_at_once: int, memory_mb: int) -> None:
         )
 
 
-def _check_golds(shots: Sequence[Example], scorer: str) -> None:
-    """Let the scorer see each right answer, so that what it cannot read is found before hours of work."""
-    if scorer != MULTIPLE_CHOICE:
-        judge = get_scorer(scorer)
-        for shot in shots:
-            judge(shot.gold, shot)
-
-
-def _usable(model: nn.Module, bank: Bank, failures: dict[str, str]) -> Iterator[Adapter]:
+def usable_adapters(model: nn.Module, bank: Bank, failures: dict[str, str]) -> Iterator[Adapter]:
+    """Yield the adapters that can be read and fit the model; put the reason of each other into `failures`."""
     for adapter in bank:
         try:
             check_fits(adapter.load(), model)
@@ -156,7 +108,9 @@ def _usable(model: nn.Module, bank: Bank, failures: dict[str, str]) -> Iterator[
             yield adapter
 
 
-def _groups(model: nn.Module, adapters: Sequence[Adapter], at_once: int) -> Iterator[list[Adapter]]:
+def groups_of_adapters(
+    model: nn.Module, adapters: Sequence[Adapter], at_once: int
+) -> Iterator[list[Adapter]]:
     """Put adapters of similar rank together, which are filled up with zeros to the largest.
 
     Those that change the output embedding are alone: it sees chosen positions of all rows in one.

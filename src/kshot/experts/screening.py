@@ -1,183 +1,216 @@
-"""Order a huge bank by what its adapters would do to the loss on the shots, to first order.
+"""Order a huge bank by the first-order change of the loss on the shots, so that the best few can be scored.
 
-One backward pass of the base over the shots gives G = dL/dW of every module. An adapter moves W by s B A, so
-the loss moves by about Σ over modules of <G, s B A> = Σ s sum((Bᵀ G) ∘ A), from the factors alone. Exact
-for small steps only: use it to order the bank, and score the best few exactly.
-
-Shapes: B rows   L label tokens   D inputs of a module   O its outputs   M adapters of a block   R their ranks
-        together   N tokens of a pass
+One backward pass of the base gives the gradient; then every adapter is read once, and costs one small matrix
+product a module. What is known of a block of adapters is kept, so that a killed pass goes on where it stood.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Protocol
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
-from kshot.batching import label_logits, length_batches, pad_left
-from kshot.errors import AdapterError, ConfigError
+from kshot.bank import Adapter, Bank
+from kshot.errors import AdapterError, ConfigError, KshotError
 from kshot.examples import Example
+from kshot.experts.asked_shots import AskedShot, ask_shots
+from kshot.experts.first_order import check_gradients, first_order_changes
+from kshot.experts.loss_gradients import LossGradients, loss_gradients
+from kshot.experts.score_store import ScoreStore, key_of
+from kshot.experts.shot_runner import model_key
 from kshot.language_model import LanguageModel
 from kshot.mixture import LoraExpert
 from kshot.mixture.expert import linear_shape
-from kshot.prompts import form_of
+from kshot.progress import Advance
 
-TOKENS_PER_BATCH = 2048  # padded, of a backward pass: its activations take 2 GB at 135M in float32
-ADAPTERS_AT_ONCE = 64  # their ranks together make a matrix product worth its overhead: 64 x 16 = 1,024 rows
+VERSION = 1  # of what is stored: raise it when the same inputs give other values
+RANKS_AT_ONCE = 512  # of a block: 64 adapters of rank 8; more ranks make a matrix product no faster
+
+
+class Loadable(Protocol):
+    """What can be asked for its factors; `kshot.bank.Adapter` is one."""
+
+    @property
+    def name(self) -> str:
+        """Unique among all."""
+
+    def load(self) -> LoraExpert:
+        """Read the factors.
+
+        Raises:
+            KshotError: They cannot be used.
+        """
 
 
 @dataclass(frozen=True, slots=True)
-class LossGradients:
-    """The gradient of the mean NLL of the shots with respect to the base's weights.
+class Screening:
+    """A bank in order.
 
     Attributes:
-        loss: Mean over the shots of the mean NLL of a target token, in nats.
-        by_module: (O, D) of each linear module, float32, on the CPU.
+        changes: First-order change of the loss on the shots, in nats, by adapter; the least, which is best,
+            comes first.
+        failures: For each other adapter why it has none.
     """
 
-    loss: float
-    by_module: dict[str, Tensor]
+    changes: Mapping[str, float]
+    failures: Mapping[str, str]
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Names, best first."""
+        return tuple(self.changes)
 
 
-def loss_gradients(
+def screen_experts(
     lm: LanguageModel,
+    bank: Bank,
     shots: Sequence[Example],
-    modules: Iterable[str],
     *,
     scorer: str = "exact_match",
     listed: bool = False,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
-) -> LossGradients:
-    """Run the base forward and backward over the shots once.
+    store: ScoreStore | None = None,
+    progress: Advance | None = None,
+) -> Screening:
+    """Order all adapters of a bank without running one of them.
 
-    The base's weights need no gradient and may be quantised: G is the sum over tokens of (gradient of the
-    module's output) x (its input), which hooks collect.
+    An adapter that is damaged, of another base, or whose change is not a number is a failure of its own and
+    stops no other. Memory: the gradient, as much as the weights of the adapted modules in float32, and two
+    blocks of adapters, whatever the size of the bank.
 
     Args:
-        lm: The base model, without adapters.
+        lm: The base model.
+        bank: Adapters.
         shots: The K examples; rationales, where there are some, are part of the target.
-        modules: Names of the linear modules that adapters change.
         scorer: As in `kshot.evaluate`: it decides how a shot is written.
         listed: As in `kshot.evaluate`.
-        tokens_per_batch: Padded tokens of one pass.
+        store: Keeps the changes of every block; what an earlier call left there is not computed again.
+        progress: Called with the number of adapters just finished.
 
     Raises:
-        ConfigError: No shots or modules, or a module is not linear.
+        ConfigError: The bank is empty, or the loss of the base on the shots is not finite.
+        ExampleError: There are no shots, or one lacks what the scorer needs or does not fit the context.
+        AdapterError: No adapter can be ordered.
     """
-    if not shots:
-        raise ConfigError("expected at least 1 shot, got none")
-    form = form_of(scorer, listed=listed)
-    rows = [lm.template.encode_example(shot, form, rationale=True) for shot in shots]
-    total = 0.0
-    with _collecting(lm.model, sorted(set(modules))) as gradients, _input_gradients(lm.model):
-        for indices in length_batches([len(row) for row in rows], tokens_per_batch):
-            batch = pad_left([rows[index] for index in indices], lm.pad_id, lm.device)
-            logits_LV = label_logits(lm.model, batch)
-            nll_L = cross_entropy(logits_LV.float(), batch.targets_L, reduction="none")
-            counts_B = (batch.labels != -100).sum(dim=1)
-            weight_L = (1 / counts_B.double()).repeat_interleave(counts_B) / len(rows)
-            loss = (nll_L * weight_L.to(nll_L)).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-    return LossGradients(total, gradients)
-
-
-@torch.no_grad()
-def first_order_changes(
-    gradients: LossGradients, experts: Iterable[LoraExpert], *, at_once: int = ADAPTERS_AT_ONCE
-) -> dict[str, float]:
-    """Return by how much each adapter would change the loss, to first order, in nats; less is better.
-
-    Args:
-        gradients: Of the base on the shots.
-        experts: Read one block at a time, so that a bank of any size streams through.
-        at_once: Adapters of a block.
-
-    Raises:
-        AdapterError: An adapter has a module without a gradient, or of another shape.
-    """
-    changes: dict[str, float] = {}
-    waiting = iter(experts)
-    while block := list(islice(waiting, at_once)):
-        totals_M = torch.zeros(len(block), dtype=torch.float64)
-        for module in sorted({module for expert in block for module in expert.factors}):
-            members = [place for place, expert in enumerate(block) if module in expert.factors]
-            factors = [block[place].factors[module] for place in members]
-            G_OD = _gradient_for(gradients, module, block[members[0]])
-            A_RD = torch.cat([factor.A_rI.float() for factor in factors])
-            B_RO = torch.cat([factor.B_Or.float().T * factor.scaling for factor in factors])
-            if A_RD.shape[1] != G_OD.shape[1] or B_RO.shape[1] != G_OD.shape[0]:
-                raise AdapterError(
-                    f"{module}: expected adapters of shape {tuple(G_OD.shape)}, got one of another base "
-                    f"between {block[members[0]].name!r} and {block[members[-1]].name!r}: verify the bank"
-                )
-            terms_R = ((B_RO @ G_OD) * A_RD).sum(dim=1)
-            sizes = torch.tensor([factor.r for factor in factors])
-            owner_R = torch.tensor(members).repeat_interleave(sizes)
-            totals_M.index_add_(0, owner_R, terms_R.double())
-        changes |= {expert.name: float(total) for expert, total in zip(block, totals_M, strict=True)}
-    return changes
-
-
-def _gradient_for(gradients: LossGradients, module: str, expert: LoraExpert) -> Tensor:
-    if module not in gradients.by_module:
-        raise AdapterError(
-            f"expected adapters of the {len(gradients.by_module)} modules that gradients were taken of, got "
-            f"{module} in {expert.name!r}: name all modules in loss_gradients"
-        )
-    return gradients.by_module[module]
-
-
-@contextmanager
-def _collecting(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Sum, for each named module, (gradient of its output) x (its input) over the tokens of all passes."""
-    modules = dict(model.named_modules())
-    strange = [name for name in names if name not in modules or linear_shape(modules[name]) is None]
-    if strange or not names:
+    if not len(bank):
         raise ConfigError(
-            f"expected names of linear modules of the base, got {strange[0] if strange else 'none'}"
+            "expected at least one adapter to screen, got an empty bank: 'kshot bank add' adds some"
         )
-    gradients: dict[str, Tensor] = {}
+    asked = ask_shots(lm, shots, scorer, listed=listed)
+    store = ScoreStore() if store is None else store
+    advance = progress or (lambda adapters: None)
+    keys = _keys(lm, asked, bank)
+    unknown = [
+        block for block in _blocks(bank) if not all(keys.get(adapter.name, "") in store for adapter in block)
+    ]
+    advance(len(bank) - sum(map(len, unknown)))
+    failures: dict[str, str] = {}
+    if unknown:
+        lm.model.eval()
+        rows = [one.reasoning for one in asked]
+        gradients = loss_gradients(lm, rows, _adapted_modules(lm.model, bank))
+        for found in stream_changes(gradients, unknown):
+            store.put({keys[name]: change for name, change in found.changes.items()})
+            failures |= found.failures
+            advance(len(found.changes) + len(found.failures))
+    changes = {name: store[keys[name]] for name in bank.names if name not in failures}
+    return _in_order(changes, failures)
 
-    def follow(name: str) -> Any:
-        def after_forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x_ND = inputs[0].detach().flatten(end_dim=-2)
 
-            def after_backward(grad_output: Tensor) -> None:
-                G_OD = (grad_output.flatten(end_dim=-2).float().T @ x_ND.float()).cpu()
-                gradients[name] = gradients[name] + G_OD if name in gradients else G_OD
+def stream_changes(gradients: LossGradients, blocks: Iterable[Sequence[Loadable]]) -> Iterator[Screening]:
+    """Yield the changes of one block of adapters after another; the next is read meanwhile, in a thread."""
+    for experts, failures in _read_ahead(blocks):
+        sound = []
+        for expert in experts:
+            try:
+                check_gradients(gradients, expert)
+            except AdapterError as error:
+                failures[expert.name] = str(error)
+            else:
+                sound.append(expert)
+        changes = first_order_changes(gradients, sound)
+        overflown = [name for name, change in changes.items() if not math.isfinite(change)]
+        failures |= {
+            name: f"{name!r}: expected a finite first-order change of the loss, got {changes.pop(name)}: its "
+            "weights overflow in float32; train it again or leave it out"
+            for name in overflown
+        }
+        yield Screening(changes, failures)
 
-            output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
-        return after_forward
+def _keys(lm: LanguageModel, asked: Sequence[AskedShot], bank: Bank) -> dict[str, str]:
+    """Return what the change of each adapter is stored under."""
+    rows = [[one.reasoning.input_ids, one.reasoning.prompt_length] for one in asked]
+    base = key_of(VERSION, "first order", model_key(lm), rows)
+    keys = {}
+    for adapter in bank:
+        with suppress(AdapterError):  # its settings cannot be read, which loading will say
+            keys[adapter.name] = key_of(base, adapter.digest)
+    return keys
 
-    handles = [modules[name].register_forward_hook(follow(name)) for name in names]
-    try:
-        yield gradients
-    finally:
-        for handle in handles:
-            handle.remove()
+
+def _blocks(bank: Bank) -> Iterator[list[Adapter]]:
+    """Cut a bank, in its order, into blocks that are the same after a kill."""
+    block: list[Adapter] = []
+    ranks = 0
+    for adapter in bank:
+        if block and ranks + adapter.entry.r > RANKS_AT_ONCE:
+            yield block
+            block, ranks = [], 0
+        block.append(adapter)
+        ranks += adapter.entry.r
+    if block:
+        yield block
 
 
-@contextmanager
-def _input_gradients(model: nn.Module) -> Iterator[None]:
-    """Let gradients flow through a model whose weights are frozen, and give the weights none."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
+def _adapted_modules(model: nn.Module, bank: Bank) -> list[str]:
+    targets = {target for adapter in bank for target in adapter.entry.target_modules}
+    modules = [
+        name
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in targets and linear_shape(module) is not None
+    ]
+    if not modules:
+        raise AdapterError(
+            f"expected adapters of linear modules of the base, got adapters of {', '.join(sorted(targets))}: "
+            "choose adapters of this base model"
+        )
+    return modules
 
-    def require(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        return output.requires_grad_()
 
-    handle = embedding.register_forward_hook(require)
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        handle.remove()
-        for parameter in trained:
-            parameter.requires_grad_()
+_Read = tuple[list[LoraExpert], dict[str, str]]
+
+
+def _read_ahead(blocks: Iterable[Sequence[Loadable]]) -> Iterator[_Read]:
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        coming: Future[_Read] | None = None
+        for block in blocks:
+            following = reader.submit(_read, block)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
+
+
+def _read(block: Sequence[Loadable]) -> _Read:
+    experts, failures = [], {}
+    for adapter in block:
+        try:
+            experts.append(adapter.load())
+        except KshotError as error:
+            failures[adapter.name] = str(error)
+    return experts, failures
+
+
+def _in_order(changes: Mapping[str, float], failures: Mapping[str, str]) -> Screening:
+    if not changes:
+        name, reason = next(iter(failures.items()))
+        raise AdapterError(
+            f"expected at least one adapter that can be screened, got {len(failures)} that cannot; "
+            f"{name}: {reason}"
+        )
+    ordered = dict(sorted(changes.items(), key=lambda item: (item[1], item[0])))
+    return Screening(ordered, dict(sorted(failures.items())))

@@ -53,6 +53,17 @@ class SharedRow:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def after_prompt(self) -> "SharedRow":
+        """Return the blocks of the targets, without what is before them."""
+        start = self.blocks.index(1)
+        return SharedRow(
+            self.input_ids[start:],
+            self.labels[start:],
+            self.blocks[start:],
+            self.positions[start:],
+            self.target_lengths,
+        )
+
 
 def share_prompt(targets: Sequence[TokenisedExample]) -> SharedRow:
     """Lay out targets of one prompt.
@@ -88,24 +99,21 @@ def shared_nll(model: nn.Module, rows: Sequence[SharedRow], pad_id: int) -> list
         For each row and each of its targets a float64 array of the target's length.
     """
     device = next(model.parameters()).device
-    length = max(len(row) for row in rows)
-
-    def padded(sequences: Sequence[Sequence[int]], fill: int) -> Tensor:
-        return torch.tensor([[fill] * (length - len(one)) + list(one) for one in sequences], device=device)
-
-    blocks_BT = padded([row.blocks for row in rows], PADDING)
-    labels_BT = padded([row.labels for row in rows], -100)
-    ids_BT = padded([row.input_ids for row in rows], pad_id)
-    batch = Batch(ids_BT, blocks_BT != PADDING, labels_BT)
+    blocks_BT = padded_left([row.blocks for row in rows], PADDING, device)
+    batch = Batch(
+        input_ids=padded_left([row.input_ids for row in rows], pad_id, device),
+        attention_mask=blocks_BT != PADDING,
+        labels=padded_left([row.labels for row in rows], -100, device),
+    )
     with logits_at(model.get_output_embeddings(), batch.predicts_label):  # type: ignore[operator]
         output = model(
             input_ids=batch.input_ids,
-            attention_mask=_block_mask(blocks_BT, _dtype(model)),
-            position_ids=padded([row.positions for row in rows], 0),
+            attention_mask=added_mask(sees_block(blocks_BT), model),
+            position_ids=padded_left([row.positions for row in rows], 0, device),
             use_cache=False,
         )
     nll_L = nll_of(output.logits[0], batch.targets_L)
-    return _cut(nll_L, [row.target_lengths for row in rows])
+    return cut(nll_L, [row.target_lengths for row in rows])
 
 
 def separate_nll(
@@ -116,7 +124,7 @@ def separate_nll(
         [target for group in groups for target in group], pad_id, next(model.parameters()).device
     )
     nll_L = nll_of(label_logits(model, batch), batch.targets_L)
-    return _cut(nll_L, [[target.target_length for target in group] for group in groups])
+    return cut(nll_L, [[target.target_length for target in group] for group in groups])
 
 
 def nll_of(logits_LV: Tensor, targets_L: Tensor) -> np.ndarray:
@@ -159,17 +167,30 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(weight.dtype for weight in model.parameters() if weight.dtype.is_floating_point)
 
 
-def _block_mask(blocks_BT: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what is added to attention scores, (B, 1, T, T): 0 where a token is seen, or the least float."""
+def padded_left(sequences: Sequence[Sequence[int]], fill: int, device: torch.device) -> Tensor:
+    """Return sequences as one tensor, (B, T)."""
+    length = max(len(one) for one in sequences)
+    return torch.tensor([[fill] * (length - len(one)) + list(one) for one in sequences], device=device)
+
+
+def sees_block(blocks_BT: Tensor) -> Tensor:
+    """Return which tokens see which, (B, T, T): what is before them in the prompt and in their own block."""
     length = blocks_BT.shape[1]
-    seen_BT1, seeing_BT1 = blocks_BT[:, None, :], blocks_BT[:, :, None]
-    same_BTT = (seen_BT1 == 0) | (seen_BT1 == seeing_BT1)  # padding sees padding: no row may be empty
+    seen_B1T, seeing_BT1 = blocks_BT[:, None, :], blocks_BT[:, :, None]
+    same_BTT = (seen_B1T == 0) | (seen_B1T == seeing_BT1)  # padding sees padding: no row may be empty
     causal_TT = torch.ones(length, length, dtype=torch.bool, device=blocks_BT.device).tril()
-    mask_BTT = torch.zeros(same_BTT.shape, dtype=dtype, device=blocks_BT.device)
-    return mask_BTT.masked_fill_(~(same_BTT & causal_TT), torch.finfo(dtype).min).unsqueeze(1)
+    return same_BTT & causal_TT
 
 
-def _cut(nll_L: np.ndarray, lengths: Sequence[Sequence[int]]) -> list[list[np.ndarray]]:
+def added_mask(sees_BTS: Tensor, model: nn.Module) -> Tensor:
+    """Return what is added to attention scores, (B, 1, T, S): 0 where a token is seen, or the least float."""
+    dtype = _dtype(model)
+    mask_BTS = torch.zeros(sees_BTS.shape, dtype=dtype, device=sees_BTS.device)
+    return mask_BTS.masked_fill_(~sees_BTS, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def cut(nll_L: np.ndarray, lengths: Sequence[Sequence[int]]) -> list[list[np.ndarray]]:
+    """Return the values of each target, by row."""
     ends = list(accumulate(length for group in lengths for length in group))
     pieces = iter(np.split(nll_L, ends[:-1]))
     return [[next(pieces) for _ in group] for group in lengths]

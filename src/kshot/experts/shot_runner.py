@@ -3,36 +3,26 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from kshot.bank import Adapter
 from kshot.errors import AdapterError
-from kshot.evaluation import evaluate
-from kshot.evaluation.scorers import predict_choice
 from kshot.experts.asked_shots import AskedShot, by_likelihood
-from kshot.experts.batch_plan import Pair, answer_bytes, likelihood_bytes, product_batches
+from kshot.experts.batch_plan import Pair
 from kshot.experts.expert_score import ShotResult
+from kshot.experts.prompt_cache import PromptCache, join_caches
 from kshot.experts.row_experts import RowExperts, row_experts
 from kshot.experts.score_store import ScoreStore, key_of
-from kshot.experts.shared_prompts import separate_nll, share_prompt, shared_nll, shares_prompts
+from kshot.experts.shot_passes import ScoringSettings, ShotPasses, only_rows
+from kshot.experts.shot_result import shot_result
 from kshot.language_model import LanguageModel
 from kshot.progress import Advance
 
 VERSION = 1  # of what is stored: raise it when the same inputs give other values
+_UNANSWERED = {"answer": "", "correct": False, "seconds": 0.0}
 _PROBED = 64  # numbers of each weight that tell models apart
-
-
-@dataclass(frozen=True, slots=True)
-class ScoringSettings:
-    """What is asked of every adapter; see `score_experts`."""
-
-    scorer: str
-    listed: bool
-    max_new_tokens: int
-    memory: int  # bytes
 
 
 class ShotRunner:
@@ -61,7 +51,7 @@ class ShotRunner:
         self.progress = progress
         self.by_likelihood = by_likelihood(settings.scorer, listed=settings.listed)
         self._digests: dict[str, str] = {}
-        self.shared = shares_prompts(lm.model, max(shot.longest for shot in asked))
+        self._passes = ShotPasses(lm, asked, settings)
         base = model_key(lm)
         self._nll_keys = [
             key_of(
@@ -75,20 +65,29 @@ class ShotRunner:
         ]
 
     @torch.inference_mode()
-    def run(self, adapters: Sequence[Adapter]) -> None:
+    def run(self, adapters: Sequence[Adapter], *, answers: bool = True) -> None:
         """Compute what is not known yet of some adapters, together.
 
         Batches follow from adapters, shots and settings alone: one that was interrupted is made up again of
-        the same rows, so that results are the same to the last bit.
+        the same rows, so that results are the same to the last bit. So a batch of which one pair is unknown
+        is computed as a whole; what other batches found out of all its pairs is taken.
+
+        Args:
+            adapters: To run.
+            answers: Whether to generate, where the task does; else likelihoods alone are computed.
 
         Raises:
             AdapterError: An adapter cannot be read or does not fit.
         """
         with row_experts(self.lm.model, [adapter.load() for adapter in adapters]) as rows:
-            sizes = [likelihood_bytes(self.lm.model, shot, shared=self.shared) for shot in self.asked]
-            for pairs in product_batches(sizes, len(adapters), self.settings.memory):
+            generates = answers and not self.by_likelihood
+            if generates and self._passes.caches_prompts:
+                for pairs in self._passes.answer_batches(len(adapters)):
+                    self._likelihoods_and_answers(rows, adapters, pairs)
+                return
+            for pairs in self._passes.nll_batches(len(adapters)):
                 self._likelihoods(rows, adapters, pairs)
-            if not self.by_likelihood:
+            if generates:
                 self._answers(rows, adapters)
 
     def results(self, adapter: Adapter) -> list[ShotResult]:
@@ -98,6 +97,14 @@ class ShotRunner:
             AdapterError: A likelihood is not a number.
         """
         return [self._result(adapter, shot) for shot in range(len(self.asked))]
+
+    def likelihoods(self, adapter: Adapter) -> list[ShotResult]:
+        """Return what is known without generating: where the task generates, answers are empty and wrong.
+
+        Raises:
+            AdapterError: A likelihood is not a number.
+        """
+        return [self._result(adapter, shot, answers=False) for shot in range(len(self.asked))]
 
     def whole_key(self, adapter: Adapter) -> str:
         """Return the key under which it is noted that all of an adapter is known."""
@@ -115,60 +122,87 @@ class ShotRunner:
         return key_of(self._answer_keys[shot], self._digest(adapter))
 
     def _likelihoods(self, rows: RowExperts, adapters: Sequence[Adapter], pairs: Sequence[Pair]) -> None:
-        keys = [self._nll_key(adapters[adapter], shot) for adapter, shot in pairs]
-        if not all(key in self.store for key in keys):
+        if not self._known(nll_keys := self._nll_keys_of(adapters, pairs)):
             started = time.perf_counter()
-            groups = [self.asked[shot].targets for _, shot in pairs]
-            owners = [adapter for adapter, _ in pairs]
-            if self.shared:
-                rows.use(owners)
-                nll = shared_nll(self.lm.model, [share_prompt(group) for group in groups], self.lm.pad_id)
-            else:
-                rows.use([owner for owner, group in zip(owners, groups, strict=True) for _ in group])
-                nll = separate_nll(self.lm.model, groups, self.lm.pad_id)
-            seconds = (time.perf_counter() - started) / len(pairs)
-            found = [{"nll": _sums(group), "seconds": seconds} for group in nll]
-            self.store.put(dict(zip(keys, found, strict=True)))
+            self._keep_nll(nll_keys, self._passes.nll(rows, pairs), started)
         if self.by_likelihood:
             self.progress(len(pairs))
 
     def _answers(self, rows: RowExperts, adapters: Sequence[Adapter]) -> None:
+        """Answer where no prompt is cached."""
         sound = [index for index, adapter in enumerate(adapters) if self._first_fault(adapter) is None]
         self.progress((len(adapters) - len(sound)) * len(self.asked))
-        sizes = [answer_bytes(self.lm.model, shot, self.settings.max_new_tokens) for shot in self.asked]
-        for places in product_batches(sizes, len(sound), self.settings.memory) if sound else ():
+        for places in self._passes.answer_batches(len(sound)) if sound else ():
             pairs = [(sound[place], shot) for place, shot in places]
-            keys = [self._answer_key(adapters[adapter], shot) for adapter, shot in pairs]
-            if not all(key in self.store for key in keys):
-                self._answer(rows, pairs, keys)
+            if not self._known(keys := self._answer_keys_of(adapters, pairs)):
+                started = time.perf_counter()
+                self._keep_answers(keys, self._passes.answers(rows, pairs), started)
             self.progress(len(pairs))
 
-    def _answer(self, rows: RowExperts, pairs: Sequence[Pair], keys: Sequence[str]) -> None:
-        started = time.perf_counter()
-        result = evaluate(
-            self.lm,
-            [self.asked[shot].shot for _, shot in pairs],
-            scorer=self.settings.scorer,
-            listed=self.settings.listed,
-            max_new_tokens=self.settings.max_new_tokens,
-            batch_size=len(pairs),
-            on_rows=lambda indices: rows.use([pairs[index][0] for index in indices]),
-        )
-        seconds = (time.perf_counter() - started) / len(pairs)
-        found = [
-            {"answer": one.prediction, "correct": one.correct, "seconds": seconds}
-            for one in result.predictions
-        ]
+    def _likelihoods_and_answers(
+        self, rows: RowExperts, adapters: Sequence[Adapter], pairs: Sequence[Pair]
+    ) -> None:
+        """Run the prompts of a batch once; targets in parts, answers of all that is sound together."""
+        nll_keys, answer_keys = self._nll_keys_of(adapters, pairs), self._answer_keys_of(adapters, pairs)
+        if not self._known(nll_keys) or not self._known(self._of_sound(nll_keys, answer_keys)):
+            prompts = self._run_prompts(rows, pairs, nll_keys)
+            sound = [place for place, key in enumerate(nll_keys) if self._is_sound(key)]
+            if sound:
+                started = time.perf_counter()
+                answers = self._passes.answers(
+                    rows, [pairs[place] for place in sound], only_rows(prompts, sound, len(pairs))
+                )
+                self._keep_answers([answer_keys[place] for place in sound], answers, started)
+        self.progress(len(pairs))
+
+    def _run_prompts(self, rows: RowExperts, pairs: Sequence[Pair], nll_keys: Sequence[str]) -> PromptCache:
+        """Run prompts, and targets where they are not known; return the cache of all."""
+        width = self._passes.width(pairs)
+        parts, order = [], []
+        for places in self._passes.nll_parts(pairs):
+            started = time.perf_counter()
+            part, keys = [pairs[place] for place in places], [nll_keys[place] for place in places]
+            prompts = self._passes.prompts(rows, part, width)
+            if not self._known(keys):
+                self._keep_nll(keys, self._passes.nll_after(rows, part, prompts), started)
+            parts.append(prompts)
+            order += places
+        return join_caches(parts, [order.index(place) for place in range(len(pairs))])
+
+    def _nll_keys_of(self, adapters: Sequence[Adapter], pairs: Sequence[Pair]) -> list[str]:
+        return [self._nll_key(adapters[adapter], shot) for adapter, shot in pairs]
+
+    def _answer_keys_of(self, adapters: Sequence[Adapter], pairs: Sequence[Pair]) -> list[str]:
+        return [self._answer_key(adapters[adapter], shot) for adapter, shot in pairs]
+
+    def _known(self, keys: Sequence[str]) -> bool:
+        return all(key in self.store for key in keys)
+
+    def _is_sound(self, nll_key: str) -> bool:
+        return None not in self.store[nll_key]["nll"]
+
+    def _of_sound(self, nll_keys: Sequence[str], keys: Sequence[str]) -> list[str]:
+        return [key for nll_key, key in zip(nll_keys, keys, strict=True) if self._is_sound(nll_key)]
+
+    def _keep_nll(self, keys: Sequence[str], nll: Sequence[Sequence[np.ndarray]], started: float) -> None:
+        seconds = (time.perf_counter() - started) / len(keys)
+        found = zip(keys, [{"nll": _sums(group), "seconds": seconds} for group in nll], strict=True)
+        # What an earlier round decided by stays to the last bit.
+        self.store.put({key: value for key, value in found if key not in self.store})
+
+    def _keep_answers(self, keys: Sequence[str], answers: Sequence[tuple[str, bool]], started: float) -> None:
+        seconds = (time.perf_counter() - started) / len(keys)
+        found = [{"answer": text, "correct": right, "seconds": seconds} for text, right in answers]
         self.store.put(dict(zip(keys, found, strict=True)))
 
     def _first_fault(self, adapter: Adapter) -> AskedShot | None:
         """Return the first shot whose likelihood is not a number."""
         for index, shot in enumerate(self.asked):
-            if None in self.store[self._nll_key(adapter, index)]["nll"]:
+            if not self._is_sound(self._nll_key(adapter, index)):
                 return shot
         return None
 
-    def _result(self, adapter: Adapter, index: int) -> ShotResult:
+    def _result(self, adapter: Adapter, index: int, *, answers: bool = True) -> ShotResult:
         fault = self._first_fault(adapter)
         if fault is not None:
             dtype = str(next(self.lm.model.parameters()).dtype).removeprefix("torch.")
@@ -176,24 +210,10 @@ class ShotRunner:
                 f"expected a finite likelihood of every shot, got NaN or inf on {fault.shot.id or 'a shot'}: "
                 f"its weights overflow in {dtype}; train it again or leave it out"
             )
-        shot = self.asked[index]
-        found = self.store[self._nll_key(adapter, index)]
-        nll = dict(zip(shot.targets, found["nll"], strict=True))
-        answer, correct, margin, seconds = "", False, None, found["seconds"]
-        if self.by_likelihood:
-            answer, correct, margin = _choose(shot, [nll[choice] for choice in shot.choices])
-        else:
-            given = self.store[self._answer_key(adapter, index)]
-            answer, correct, seconds = given["answer"], given["correct"], seconds + given["seconds"]
-        return ShotResult(
-            nll=nll[shot.reasoning] / shot.reasoning.target_length,
-            answer_first_nll=nll[shot.answer_first] / shot.answer_first.target_length,
-            num_tokens=shot.reasoning.target_length,
-            correct=correct,
-            answer=answer,
-            margin=margin,
-            seconds=seconds,
-        )
+        given = None
+        if not self.by_likelihood:
+            given = self.store[self._answer_key(adapter, index)] if answers else _UNANSWERED
+        return shot_result(self.asked[index], self.store[self._nll_key(adapter, index)], given)
 
 
 def model_key(lm: LanguageModel) -> str:
@@ -208,14 +228,3 @@ def model_key(lm: LanguageModel) -> str:
 def _sums(nll: Sequence[np.ndarray]) -> list[float | None]:
     sums = [float(values.sum()) for values in nll]
     return [value if math.isfinite(value) else None for value in sums]
-
-
-def _choose(shot: AskedShot, nll_C: Sequence[float]) -> tuple[str, bool, float]:
-    """Return the choice taken, whether it is right, and the margin; C choices."""
-    choices, label = shot.shot.choices, shot.shot.label
-    assert choices is not None  # or the shot could not be asked
-    assert label is not None
-    taken = predict_choice(nll_C, choices, [choice.target_length for choice in shot.choices]).by_characters
-    per_character = [nll / len(choice) for nll, choice in zip(nll_C, choices, strict=True)]
-    best_other = min(value for index, value in enumerate(per_character) if index != label)
-    return choices[taken], taken == label, best_other - per_character[label]

@@ -1,19 +1,13 @@
 """A model behind any OpenAI-compatible endpoint as a writer."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from kshot.endpoint import CONCURRENCY, RETRIES, TIMEOUT_S, Connection, Pacer, in_threads
 from kshot.errors import ConfigError, SourceError
-from kshot.rationales.connection import CHAT_PATH, Connection
-from kshot.rationales.pacing import Pacer
-from kshot.rationales.threads import in_threads
 from kshot.rationales.writer import Answer, Sampling, Stop
 
-CONCURRENCY = 8  # requests under way: hides the network, and stays within the limits of small plans
-TIMEOUT_S = 60.0  # three sentences take seconds; a long queue may take longer
-RETRIES = 5  # with waits of 0.5 s to 8 s between them: enough for a short outage
 _THOUGHTS = re.compile(r"^\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 _STOPS: Mapping[str, Stop] = {"length": "length", "content_filter": "filter"}
 _ROW_PROBLEMS: Mapping[str, Stop] = {  # error codes that tell of one prompt, not of the endpoint
@@ -27,14 +21,10 @@ _OPTIONAL = frozenset({"temperature", "seed", "max_tokens"})  # models that thin
 class EndpointWriter:
     """Asks `/chat/completions` of an endpoint.
 
-    The client tries again after lost connections, timeouts and the statuses 408, 409, 429 and 5xx, with
-    growing waits or the wait that the endpoint asks for.
-
     Args:
-        endpoint: Base URL, such as `https://api.openai.com/v1` or `http://localhost:8000/v1`.
+        endpoint: As in `kshot.endpoint.Connection`.
         model: Its name there.
-        api_key_env: Environment variable with the key, which is never printed or stored; by default
-            `OPENAI_API_KEY`, and no key where that is not set.
+        api_key_env: As in `kshot.endpoint.Connection`.
         concurrency: Requests under way at once.
         requests_per_minute: Retries included; None for no limit.
         timeout_s: To connect, and between two parts of an answer.
@@ -72,6 +62,7 @@ class EndpointWriter:
             pacer=Pacer(requests_per_minute),
             timeout_s=timeout_s,
             retries=retries,
+            setting=lambda name: f"--{name.replace('_', '-')}",
         )
 
     @property
@@ -138,11 +129,7 @@ class EndpointWriter:
     def _no_answer(self, completion: Any) -> SourceError:
         dump = getattr(completion, "model_dump", None)
         plain = dump(exclude_unset=True, warnings="none") if dump else completion
-        said = plain if isinstance(plain, str) else json.dumps(plain, default=str)
-        return SourceError(
-            f"expected a chat completion from {self._connection.url}{CHAT_PATH}, got "
-            f"{self._connection.quoted(said)!r}; check that the endpoint is an OpenAI-compatible one"
-        )
+        return self._connection.nonsense("a chat completion", plain)
 
 
 def _count(usage: Any, name: str) -> int | None:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from kshot.rationales.threads import in_threads
+from kshot.endpoint.threads import in_threads
 
 
 @pytest.mark.parametrize(("count", "num_threads"), [(0, 3), (1, 3), (7, 1), (20, 4)])

@@ -3,7 +3,7 @@
 import pytest
 
 from kshot.errors import ConfigError
-from kshot.rationales.pacing import Pacer
+from kshot.endpoint.pacing import Pacer
 
 
 def _starts(limit: float | None, work_s: list[float]) -> list[float]:

@@ -1,24 +1,41 @@
 """The official OpenAI client: its address, its key, and what its failures mean to a user."""
 
+import json
 import os
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from kshot.endpoint.pacing import Pacer
 from kshot.errors import ConfigError, MissingExtraError, SourceError, reason_of
-from kshot.rationales.pacing import Pacer
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
 DEFAULT_KEY = "OPENAI_API_KEY"
-CHAT_PATH = "/chat/completions"
+CONCURRENCY = 8  # requests under way: hides the network, and stays within the limits of small plans
+TIMEOUT_S = 60.0  # an answer takes seconds; a long queue may take longer
+RETRIES = 5  # with waits of 0.5 s to 8 s between them: enough for a short outage
+_PATHS = ("/chat/completions", "/completions")
 _NO_KEY = "none"  # the client wants a key; servers on one's own machine ask for none
 _LONGEST_QUOTE = 300  # characters of what an endpoint said: an HTML page does not fit a line
 
 
 class Connection:
     """A client for one endpoint.
+
+    It tries again after lost connections, timeouts and the statuses 408, 409, 429 and 5xx, with growing waits
+    or the wait that the endpoint asks for.
+
+    Args:
+        endpoint: Base URL, such as `https://api.openai.com/v1` or `http://localhost:8000/v1`.
+        api_key_env: Environment variable with the key, which is never printed or stored; by default
+            `OPENAI_API_KEY`, and no key where that is not set.
+        pacer: When a request, retries included, may start.
+        timeout_s: To connect, and between two parts of an answer.
+        retries: Of one request.
+        setting: How the user calls a setting, for advice: `timeout_s` may be `--timeout-s`.
 
     Attributes:
         url: Base URL without a slash at its end.
@@ -31,9 +48,17 @@ class Connection:
     """
 
     def __init__(
-        self, endpoint: str, *, api_key_env: str | None, pacer: Pacer, timeout_s: float, retries: int
+        self,
+        endpoint: str,
+        *,
+        api_key_env: str | None,
+        pacer: Pacer,
+        timeout_s: float,
+        retries: int,
+        setting: Callable[[str], str],
     ) -> None:
-        self.url = _base_url(endpoint)
+        self._setting = setting
+        self.url = _base_url(endpoint, setting("api_key_env"))
         self._key = _read_key(api_key_env)
         self.library = _openai()
         # before each try, so that retries are paced as well
@@ -50,31 +75,44 @@ class Connection:
 
     def failure(self, error: Exception, model: str) -> SourceError:
         """Say what went wrong, without the key, which some endpoints send back."""
+        known, name = self.library, self._setting
         where, said = f"model {model!r} at {self.url}", self.quoted(_said(error))
-        known = self.library
         if isinstance(error, known.APITimeoutError):
-            return SourceError(f"expected an answer of {where} in time, got none; raise --timeout-s")
+            return SourceError(f"expected an answer of {where} in time, got none; raise {name('timeout_s')}")
         if isinstance(error, known.APIConnectionError):
             cause = self.quoted(reason_of(error.__cause__ or error))
             return SourceError(f"cannot reach {self.url}: {cause}; check the endpoint and the network")
         if isinstance(error, known.AuthenticationError | known.PermissionDeniedError):
             return SourceError(
                 f"expected an API key that {self.url} takes, got: {said}; set {DEFAULT_KEY}, or name the "
-                "variable that holds the key with --api-key-env"
+                f"variable that holds the key with {name('api_key_env')}"
             )
         if isinstance(error, known.NotFoundError):
             return SourceError(f"expected {where}, got: {said}; check the model's name and the URL")
         if isinstance(error, known.RateLimitError):
             return SourceError(
-                f"the limits of {where} are used up: {said}; lower --requests-per-minute or --concurrency, "
-                "or wait"
+                f"the limits of {where} are used up: {said}; lower {name('requests_per_minute')} or "
+                f"{name('concurrency')}, or wait"
             )
         if isinstance(error, ValueError):
             return SourceError(
-                f"expected JSON from {self.url}{CHAT_PATH}, got: {said}; "
-                "check that the endpoint is an OpenAI-compatible one"
+                f"expected JSON from {self.url}, got: {said}; check that the endpoint is an "
+                "OpenAI-compatible one"
             )
         return SourceError(f"expected an answer of {where}, got: {said}; check the endpoint")
+
+    def nonsense(self, expected: str, said: Any) -> SourceError:
+        """Say that an endpoint answers with something else.
+
+        Args:
+            expected: Such as `a chat completion`.
+            said: Text, or what JSON can hold.
+        """
+        text = said if isinstance(said, str) else json.dumps(said, default=str)
+        return SourceError(
+            f"expected {expected} from {self.url}, got {self.quoted(text)!r}; "
+            "check that the endpoint is an OpenAI-compatible one"
+        )
 
     def quoted(self, text: str) -> str:
         """Return a foreign text as one line of bearable length, without the key."""
@@ -93,13 +131,11 @@ def _openai() -> Any:
     try:
         import openai
     except ImportError as error:
-        raise MissingExtraError(
-            "rationales from an endpoint need openai: pip install 'kshot[rationales]'"
-        ) from error
+        raise MissingExtraError("an endpoint needs openai: pip install 'kshot[endpoint]'") from error
     return openai
 
 
-def _base_url(endpoint: str) -> str:
+def _base_url(endpoint: str, key_setting: str) -> str:
     try:
         parts = urlsplit(endpoint.strip())
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -113,9 +149,12 @@ def _base_url(endpoint: str) -> str:
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ConfigError(
             "expected an endpoint without user name, password, '?' or '#': put the key into an environment "
-            "variable and name it with --api-key-env"
+            f"variable and name it with {key_setting}"
         )
-    return endpoint.strip().rstrip("/").removesuffix(CHAT_PATH)
+    url = endpoint.strip().rstrip("/")
+    for path in _PATHS:
+        url = url.removesuffix(path)
+    return url
 
 
 def _read_key(variable: str | None) -> str:
