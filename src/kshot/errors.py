@@ -36,6 +36,14 @@ class RunFolderError(KshotError, OSError):
     """The run folder cannot be read or written."""
 
 
+class EngineError(KshotError, RuntimeError):
+    """Workers on other machines cannot be reached or started, or are lost again and again."""
+
+
+class SandboxError(KshotError, OSError):
+    """What a model wrote cannot be run safely on this machine, or not at all."""
+
+
 class MissingExtraError(KshotError, ImportError):
     """A feature needs an optional package; the message names the extra to install."""
 

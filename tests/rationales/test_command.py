@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from kshot.cli import app, main
 
-from .conftest import ChatServer, Reply, fails, says
+from ..endpoint.server import Reply, fails
+from .conftest import ChatServer, says
 
 ROWS = [
     {

@@ -14,7 +14,8 @@ import pytest
 from kshot.errors import ConfigError, KshotError, MissingExtraError, SourceError
 from kshot.rationales import Answer, EndpointWriter, Sampling
 
-from .conftest import ChatServer, Reply, fails, says
+from ..endpoint.server import Reply, fails
+from .conftest import ChatServer, says
 
 GREEDY = Sampling(0.0, 0, 64)
 KEY = "sk-very-secret"

@@ -51,7 +51,7 @@ def build_bank(recipe_file: Path, folder: Path, *, report: Report = print) -> Ba
         if found := _is_trained(bank, recipe, adapter, recipe_file.parent):
             report(f"{adapter.name}: {found}")
             continue
-        lm = lm or LanguageModel.load(recipe.base_model, relative_to=recipe_file.parent)
+        lm = lm or LanguageModel.load(recipe.base_model, dtype=recipe.dtype, relative_to=recipe_file.parent)
         split = split_rows(lm, recipe, adapter, recipe_file.parent)
         known = {"data_sha256": data_digest(adapter, recipe_file.parent)}
         report(_build_adapter(bank, folder, lm, recipe, adapter, split, known))

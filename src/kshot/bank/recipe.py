@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -57,6 +58,10 @@ class BankRecipe(Section):
 
     name: str
     base_model: str
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="of the frozen base; bfloat16 halves the time where the processor has it",
+    )
     seed: int = 0
     rows: int = Field(default=1000, ge=1, description="training rows of each adapter")
     held_out: int = Field(

@@ -1,7 +1,5 @@
 """Which rows an adapter was trained on, as hashes of what they ask, to tell whether it saw a task's rows."""
 
-import re
-import unicodedata
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -14,14 +12,13 @@ from kshot.atomic import write_bytes
 from kshot.bank.adapter import Adapter
 from kshot.errors import AdapterError, reason_of
 from kshot.examples import Example
+from kshot.text_form import fingerprint
 
 ROW_HASHES = "row_hashes.safetensors"
 VERSION = 1  # hashes of different versions do not compare
 # 64 kB an adapter. Of a larger set the least hashes are kept: any row is found with probability 8192 / rows.
 MAX_HASHES = 8192
 _KEY = "row_hashes"
-# Operators, brackets and digits carry the meaning of maths and code (2+3 is not 2*3), so they stay.
-_SEPARATORS = re.compile(r"[\s.,;:!?'\"`‘’“”„«»–—]+")
 
 
 def row_hash(example: Example) -> int:
@@ -29,9 +26,8 @@ def row_hash(example: Example) -> int:
 
     Case, letter forms, spaces and sentence punctuation do not count.
     """
-    text = unicodedata.normalize("NFKC", example.question or example.request).casefold()
-    bare = _SEPARATORS.sub(" ", text).strip() or text.strip()
-    return int.from_bytes(blake2b(bare.encode(), digest_size=8).digest(), "little")
+    asked = fingerprint(example.question or example.request)
+    return int.from_bytes(blake2b(asked.encode(), digest_size=8).digest(), "little")
 
 
 def training_row_hashes(adapter: Adapter) -> frozenset[int] | None:

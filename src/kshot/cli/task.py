@@ -1,19 +1,22 @@
 """Commands about one task: a folder that runs, the stages of a run, its report."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
 
 from kshot.cli.printing import AsJson, print_result
+from kshot.corpus import DatasetForm
 from kshot.errors import KshotError
 from kshot.init import write_task_folder
 from kshot.mixture.mean_routing import ConstantGatesLoss
-from kshot.pipeline import Goal, RunResult, export_expert, run
+from kshot.pipeline import DataExport, Goal, RunResult, export_expert, run
 from kshot.report import write_report
-from kshot.run_folder import DATA_SUMMARY, RESULTS, SELECTION, RunFolder
+from kshot.run_folder import DATA_SUMMARY, ORDER, RESULTS, SELECTION, RunFolder
 from kshot.terminal import RESULTS as OUTPUT
-from kshot.terminal import RichProgress, data_table, result_table, selection_table
+from kshot.terminal import RichProgress, data_table, order_table, result_table, selection_table
 
 TASK = typer.Typer()
 
@@ -50,6 +53,18 @@ def run_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = F
         typer.echo(f"report: {result.report}\nexpert: {result.expert}")
 
 
+@TASK.command("screen")
+def screen_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = False) -> None:
+    """Order the bank by the first-order change of the loss on the shots, without running an adapter.
+
+    Banks larger than experts.screen (64 where absent) are ordered by 'kshot select' and 'kshot run' unasked,
+    which take this order if it is there.
+
+    Example: kshot screen task.yaml --out runs/my-task
+    """
+    _show(_run(task, out, "screening", seed), as_json, (ORDER,))
+
+
 @TASK.command("select")
 def select_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = False) -> None:
     """Score every adapter on the shots and pick the experts.
@@ -60,12 +75,33 @@ def select_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson 
 
 
 @TASK.command("augment")
-def augment_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = False) -> None:
+def augment_command(
+    task: TaskFile,
+    out: Out,
+    seed: Seed = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write the rows for other trainers: .jsonl or .parquet.")
+    ] = None,
+    push: Annotated[str | None, typer.Option(help="Put the rows into this Hub data set: owner/name.")] = None,
+    form: Annotated[
+        DatasetForm | None, typer.Option(help="Of the rows written or pushed; alpaca where absent.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Pick the open rows that join the shots, after the experts.
 
-    Example: kshot augment task.yaml --out runs/my-task
+    Prints what each source gave, with its most relevant row; data/dropped.jsonl of the run says why others
+    were left out, and which kept row, shot or test row each collided with.
+
+    Example: kshot augment task.yaml --out runs/my-task --write chosen.parquet --form messages
     """
-    _show(_run(task, out, "data", seed), as_json, (DATA_SUMMARY,))
+    export = DataExport(write=write, push=push, form=form)
+    result = _run(task, out, "data", seed)
+    done = export.carry_out(RunFolder(result.folder))
+    _show(result, as_json, (DATA_SUMMARY,), done)
+    if not as_json:
+        for what, where in done.items():
+            typer.echo(f"{what}: {where}")
 
 
 @TASK.command("train")
@@ -120,9 +156,13 @@ def _run(task: Path, out: Path, until: Goal, seed: int | None) -> RunResult:
     return run(task, out, until=until, seed=seed, progress=RichProgress())
 
 
-def _show(result: RunResult, as_json: bool, parts: tuple[str, ...]) -> None:
+def _show(
+    result: RunResult, as_json: bool, parts: tuple[str, ...], beside: Mapping[str, str] = MappingProxyType({})
+) -> None:
     folder = RunFolder(result.folder)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(beside)
+    if ORDER in parts:
+        found["screening"] = folder.read_json("screening", ORDER)
     if SELECTION in parts:
         found["selection"] = folder.read_json("experts", SELECTION)
     if DATA_SUMMARY in parts:
@@ -132,6 +172,8 @@ def _show(result: RunResult, as_json: bool, parts: tuple[str, ...]) -> None:
     if as_json:
         print_result(found, as_json)
         return
+    if "screening" in found:
+        OUTPUT.print(order_table(found["screening"]))
     if "selection" in found:
         OUTPUT.print(selection_table(found["selection"]))
         OUTPUT.print(found["selection"]["why"], highlight=False)

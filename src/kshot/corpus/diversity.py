@@ -3,7 +3,7 @@
 N: pool rows, P: rows kept, R: rows reached, D: embedding size.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -15,8 +15,8 @@ from kshot.corpus.rules import Rule, refusal
 from kshot.corpus.scan import exact_cosines, unit_rows
 from kshot.corpus.vectors import Vectors
 
-# The value that Carbonell and Goldstein end on when what is asked for is known. It takes off three quarters of
-# what a row is closer to a kept row than to the nearest shot.
+# The value that Carbonell and Goldstein end on when what is asked for is known. It takes off three quarters
+# of what a row is closer to a kept row than to the nearest shot.
 RELEVANCE_WEIGHT = 0.7
 
 
@@ -72,29 +72,29 @@ def keep_diverse(
     Returns:
         Kept rows in the order kept, and dropped rows in the order of their turn. Ties as in `visiting_order`.
 
-    Reference: Carbonell and Goldstein 1998, The use of MMR, diversity-based reranking for reordering documents
-    and producing summaries.
+    Reference: Carbonell and Goldstein 1998, The use of MMR, diversity-based reranking for reordering
+    documents and producing summaries.
     """
     threshold = min(threshold, EXACT_COPY)
     kept: list[int] = []
     dropped: list[Dropped] = []
-    kept_PD = np.empty((budget, candidates.pool_ND.shape[1]))
+    kept_PD = np.empty((budget, candidates.vectors.shape[1]))
     queue = _Queue(candidates, weight, depth)
     while len(kept) < budget and (best := queue.pop()) is not None:
         if best.compared < len(kept):
-            row_D = unit_rows(candidates.pool_ND, np.array([best.row]))
+            row_D = unit_rows(candidates.vectors, np.array([best.row]))
             cosines_P = exact_cosines(row_D, kept_PD[best.compared : len(kept)])[0]
             best.nearest = max(best.nearest, float(cosines_P.max()))
             best.compared = len(kept)
             queue.push(best)
             continue
-        drop = _copy_of(candidates.pool_ND, best, kept, kept_PD, threshold)
+        drop = _copy_of(candidates.vectors, best, kept, kept_PD, threshold)
         if drop is None and (reason := refusal(rules, best.row)):
             drop = Dropped(best.row, reason)
         if drop is not None:
             dropped.append(drop)
             continue
-        kept_PD[len(kept)] = unit_rows(candidates.pool_ND, np.array([best.row]))[0]
+        kept_PD[len(kept)] = unit_rows(candidates.vectors, np.array([best.row]))[0]
         kept.append(best.row)
         for rule in rules:
             rule.keep(best.row)
@@ -106,12 +106,12 @@ class _Queue:
 
     def __init__(self, candidates: Candidates, weight: float, depth: int) -> None:
         self._pieces = falling_relevance(candidates, "mmr", depth=depth)
-        self._keys_N, self._weight = candidates.keys_N, weight
+        self._keys, self._weight = candidates.keys, weight
         self._heap: list[tuple[float, int, int, _Reached]] = []
         self._ceiling = np.inf  # no row that is not reached yet has a larger value
 
     def push(self, reached: _Reached) -> None:
-        key = 0 if self._keys_N is None else int(self._keys_N[reached.row])
+        key = 0 if self._keys is None else int(self._keys[reached.row])
         heappush(self._heap, (-reached.value(self._weight), key, reached.row, reached))
 
     def pop(self) -> _Reached | None:
@@ -121,10 +121,14 @@ class _Queue:
         return heappop(self._heap)[3] if self._heap else None
 
     def _reach(self) -> None:
-        rows, scores = next(self._pieces, (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)))
-        for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
-            self.push(_Reached(row, score))
-        self._ceiling = _Reached(-1, float(scores[-1])).value(self._weight) if len(rows) else -np.inf
+        piece = next(self._pieces, None)
+        if piece is None:
+            self._ceiling = -np.inf
+            return
+        for row, score in zip(*(part.tolist() for part in piece), strict=True):
+            reached = _Reached(row, score)
+            self._ceiling = reached.value(self._weight)
+            self.push(reached)
 
 
 def _copy_of(

@@ -33,27 +33,27 @@ class Candidates:
     """The rows that may be picked, and the shots that they are compared with.
 
     Attributes:
-        pool_ND: Unit-norm embeddings of the pool.
-        shots_KD: Unit-norm embeddings of the shots.
-        usable_N: Rows that may be visited; bool. Rows of zeros are taken out when a scan comes upon them.
-        keys_N: By what ties are settled: a hash of each row's text; None: the index alone.
+        vectors: Unit-norm embeddings of the pool; (N, D).
+        shots: Unit-norm embeddings of the shots; (K, D).
+        usable: Rows that may be visited; bool (N,). Rows of zeros are taken out when a scan comes upon them.
+        keys: By what ties are settled: a hash of each row's text; None: the index alone.
         block_rows: Rows read at a time.
     """
 
-    pool_ND: Vectors
-    shots_KD: np.ndarray
-    usable_N: np.ndarray
-    keys_N: np.ndarray | None = None
+    vectors: Vectors
+    shots: np.ndarray
+    usable: np.ndarray
+    keys: np.ndarray | None = None
     block_rows: int = BLOCK_ROWS
 
     @property
     def num_usable(self) -> int:
         """How many rows may be visited."""
-        return int(self.usable_N.sum())
+        return int(self.usable.sum())
 
     def by_falling_score(self, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Return the places of rows in the order of their visit."""
-        ties = (rows,) if self.keys_N is None else (rows, self.keys_N[rows])
+        ties = (rows,) if self.keys is None else (rows, self.keys[rows])
         return np.lexsort((*ties, -scores))
 
 
@@ -84,7 +84,7 @@ def falling_relevance(
     Raises:
         ConfigError: As `relevance`.
     """
-    pool_ND, shots_KD, usable_N = candidates.pool_ND, candidates.shots_KD, candidates.usable_N
+    pool_ND, shots_KD, usable_N = candidates.vectors, candidates.shots, candidates.usable
     margin = np.float32(rounding_margin(pool_ND.shape[1]))
     scanned_N = relevance(pool_ND, shots_KD, strategy, block_rows=candidates.block_rows)
     usable_N &= scanned_N > -np.inf
@@ -126,9 +126,9 @@ def _take_turns(nearest: list[np.ndarray]) -> np.ndarray:
 
 def _nearest_rows(candidates: Candidates, depth: int) -> list[np.ndarray]:
     """Return for each shot its nearest rows in order: `depth` of them or more, none missing in between."""
-    pool_ND, usable_N = candidates.pool_ND, candidates.usable_N
+    pool_ND, usable_N = candidates.vectors, candidates.usable
     margin = np.float32(rounding_margin(pool_ND.shape[1]))
-    queries_KD = queries_of(candidates.shots_KD, "round_robin")
+    queries_KD = queries_of(candidates.shots, "round_robin")
     found = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)) for _ in queries_KD]
     for start, cosines_BK in cosine_blocks(pool_ND, queries_KD, candidates.block_rows):
         block = slice(start, start + len(cosines_BK))

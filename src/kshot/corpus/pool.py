@@ -1,116 +1,91 @@
-"""The pool: open rows with their source, and which of them match a shot or a test example."""
+"""The pool: open rows on disk, with their source; in memory is an entry for each of their shards."""
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import accumulate
 
-from kshot.corpus.fingerprint import fingerprint
-from kshot.errors import ConfigError
-from kshot.examples import HUB_SCHEME, Example, expand, read_examples
+import numpy as np
 
+from kshot.corpus.row_store import SkippedRows, StoredRows
+from kshot.examples import Example
 
-@dataclass(frozen=True, slots=True)
-class SkippedRows:
-    """How many rows of a source were left out, and why."""
-
-    source: str
-    reason: str
-    count: int
+BLOCK_ROWS = 1_024  # of `blocks`; more are no faster
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Open rows and where each came from.
+@dataclass(frozen=True, slots=True, eq=False)
+class PoolShard:
+    """The rows of one stored shard that belong to a pool.
 
     Attributes:
-        examples: The rows, in the order read, without exact duplicates.
-        sources: The source of each row: the stem of its file, or the Hub id.
+        stored: The entry that the shard is of.
+        number: Of the shard in its entry.
+        kept: Its rows in the pool, in rising order; all where it is None.
+    """
+
+    stored: StoredRows
+    number: int
+    kept: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self.stored.shard_rows[self.number] if self.kept is None else len(self.kept)
+
+    def rows(self) -> np.ndarray:
+        """Return the rows of the shard that count."""
+        return np.arange(len(self), dtype=np.int64) if self.kept is None else self.kept
+
+
+class Pool:
+    """Open rows and where each came from, in the order of the sources, without exact duplicates.
+
+    Attributes:
+        shards: Where the rows lie.
         skipped: What was left out.
     """
 
-    examples: tuple[Example, ...]
-    sources: tuple[str, ...]
-    skipped: tuple[SkippedRows, ...] = ()
+    def __init__(self, shards: Sequence[PoolShard], skipped: Sequence[SkippedRows] = ()) -> None:
+        self.shards = tuple(shard for shard in shards if len(shard))
+        self.skipped = tuple(skipped)
+        self._ends = list(accumulate(len(shard) for shard in self.shards))
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return self._ends[-1] if self._ends else 0
 
-    def without(self, rows: Collection[int]) -> "Pool":
-        """Return the pool without some rows; the others keep their order and move up."""
-        kept = [index for index in range(len(self)) if index not in rows]
-        return Pool(
-            tuple(self.examples[index] for index in kept),
-            tuple(self.sources[index] for index in kept),
-            self.skipped,
-        )
+    def __getitem__(self, index: int) -> Example:
+        shard, row = self._place(index)
+        return shard.stored.example(shard.number, row)
 
+    def __iter__(self) -> Iterator[Example]:
+        for _, rows in self.blocks():
+            yield from rows
 
-def read_pool(sources: Sequence[str]) -> Pool:
-    """Read every row of files, patterns and Hub data sets, each distinct row once.
+    def source_of(self, index: int) -> str:
+        """Return the name of a row's source: the stem of its file, or the Hub id."""
+        return self._place(index)[0].stored.name
 
-    Two rows are duplicates if request and output have the same fingerprint; the first one stays.
+    def blocks(self, num_rows: int = BLOCK_ROWS) -> Iterator[tuple[int, list[Example]]]:
+        """Yield all rows in blocks of at most so many, each after the index of its first row."""
+        start = 0
+        for shard in self.shards:
+            rows = shard.rows()
+            for begin in range(0, len(rows), num_rows):
+                block = rows[begin : begin + num_rows]
+                yield start, shard.stored.examples(shard.number, block)
+                start += len(block)
 
-    Args:
-        sources: What `read_examples` reads, each.
+    def examples_at(self, indices: np.ndarray) -> list[Example]:
+        """Return some rows in the order asked for; those of one shard are read together."""
+        found: dict[int, Example] = {}
+        shard_of = np.searchsorted(np.array(self._ends), indices, side="right")
+        for number in np.unique(shard_of).tolist():
+            shard, inside = self.shards[number], indices[shard_of == number]
+            local = shard.rows()[inside - (self._ends[number] - len(shard))]
+            found |= zip(inside.tolist(), shard.stored.examples(shard.number, local), strict=True)
+        return [found[index] for index in indices.tolist()]
 
-    Raises:
-        ConfigError: No source is given.
-        SourceError: A source is not there.
-        ExampleError: A row is no example.
-    """
-    if not sources:
-        raise ConfigError(
-            "expected at least one source in pool, got none: name a file, a pattern or hf://owner/name"
-        )
-    seen: set[tuple[str, str]] = set()
-    kept: list[tuple[Example, str]] = []
-    duplicates: Counter[str] = Counter()
-    for name, file in _files(sources):
-        for example in read_examples(file):
-            key = (fingerprint(example.request), fingerprint(example.output))
-            if key in seen:
-                duplicates[name] += 1
-                continue
-            seen.add(key)
-            kept.append((example, name))
-    return Pool(
-        examples=tuple(example for example, _ in kept),
-        sources=tuple(name for _, name in kept),
-        skipped=tuple(SkippedRows(name, "exact_duplicate", count) for name, count in duplicates.items()),
-    )
-
-
-def _files(sources: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the name and the address of every file and Hub data set."""
-    for source in sources:
-        if source.startswith(HUB_SCHEME):
-            yield source.removeprefix(HUB_SCHEME).partition(":")[0], source
-        else:
-            yield from ((Path(file).stem, str(file)) for file in expand(source))
-
-
-def rows_to_avoid(pool: Pool, shots: Sequence[Example], test: Sequence[Example]) -> dict[int, str]:
-    """Find the pool rows that ask what a shot or a test example asks.
-
-    Rows match if they share a fingerprint of the whole request (instruction and input) or of the bare
-    question; a bare question also matches a request that says nothing else.
-
-    Returns:
-        For each such row what it matched, such as `shot arc-12` or `test row arc-407`; shots come first.
-    """
-    asked: dict[str, str] = {}
-    for kind, examples in (("shot", shots), ("test row", test)):
-        for number, example in enumerate(examples, start=1):
-            for key in _keys(example):
-                asked.setdefault(key, f"{kind} {example.id or number}")
-    matches = (
-        (row, [asked[key] for key in _keys(example) if key in asked])
-        for row, example in enumerate(pool.examples)
-    )
-    return {row: sorted(found)[0] for row, found in matches if found}
-
-
-def _keys(example: Example) -> list[str]:
-    """Fingerprints of the request and of the bare question."""
-    return [fingerprint(text) for text in (example.request, example.question) if text and text.strip()]
+    def _place(self, index: int) -> tuple[PoolShard, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected a row in [0, {len(self)}), got {index}")
+        number = bisect_right(self._ends, index)
+        shard = self.shards[number]
+        return shard, int(shard.rows()[index - (self._ends[number] - len(shard))])

@@ -1,7 +1,8 @@
 """Runs adapters that a server holds on shots, several requests at once, each result kept as it comes."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from kshot.experts.endpoint_client import CompletionsClient
 from kshot.experts.expert_score import ShotResult
 from kshot.experts.score_store import ScoreStore, key_of
 from kshot.experts.shot_result import shot_result
+from kshot.progress import Advance
 
 VERSION = 1  # of what is stored: raise it when the same inputs give other values
 
@@ -62,7 +64,9 @@ class EndpointRunner:
         self.store = store
         self._judge = judge_of(scorer)
         self._max_new_tokens = max_new_tokens
-        self._kinds: tuple[Kind, ...] = ("nll",) if by_likelihood(scorer, listed=listed) else ("nll", "answer")
+        self._kinds: tuple[Kind, ...] = (
+            ("nll",) if by_likelihood(scorer, listed=listed) else ("nll", "answer")
+        )
         answering = [scorer, listed, max_new_tokens, base.end_ids]
         self._keys: dict[Kind, list[str]] = {
             "nll": [key_of([[one.input_ids, one.prompt_length] for one in shot.targets]) for shot in asked],
@@ -75,39 +79,47 @@ class EndpointRunner:
         return [item for item in items if self._key(item) not in self.store]
 
     def run(
-        self, adapters: Sequence[Adapter], concurrency: int, on_failure: Callable[[Adapter, str], None]
-    ) -> None:
+        self, adapters: Sequence[Adapter], concurrency: int, progress: Advance
+    ) -> Iterator[tuple[Adapter, str | None]]:
         """Ask what is not known of some adapters; of one that fails nothing more is asked.
 
         Args:
-            adapters: Served ones.
+            adapters: Served ones, of each of which something is missing.
             concurrency: Requests under way at once.
-            on_failure: Called once for an adapter that fails, with the reason.
+            progress: Called with the number of (adapter, shot) pairs just finished.
+
+        Yields:
+            Each adapter once: with a reason as soon as it fails, with None as soon as all of it is known.
 
         Raises:
             SourceError: The server cannot be reached, refuses, or answers with nonsense. What came before is
                 in the store.
         """
         items = [item for adapter in adapters for item in self.missing(adapter)]
+        left_of_pair = Counter((item.adapter.name, item.shot) for item in items)
+        left = Counter(item.adapter.name for item in items)
+        progress(len(adapters) * len(self.asked) - len(left_of_pair))
         failed: set[str] = set()
 
         def work(index: int) -> dict[str, Any] | AdapterError | None:
-            item = items[index]
-            if item.adapter.name in failed:
-                return None
             try:
-                return self._ask(item)
+                return None if items[index].adapter.name in failed else self._ask(items[index])
             except AdapterError as error:
                 return error
 
         for index, found in in_threads(work, len(items), concurrency):
-            adapter = items[index].adapter
+            item, name = items[index], items[index].adapter.name
             if isinstance(found, dict):
-                self.store.put({self._key(items[index]): found})
-            elif found is not None and adapter.name not in failed:
-                failed.add(adapter.name)
-                shot = self.asked[items[index].shot].shot
-                on_failure(adapter, f"{shot.id or 'a shot'}: {found}")
+                self.store.put({self._key(item): found})
+            elif found is not None and name not in failed:
+                failed.add(name)
+                yield item.adapter, f"{self.asked[item.shot].shot.id or 'a shot'}: {found}"
+            left_of_pair[name, item.shot] -= 1
+            left[name] -= 1
+            if not left_of_pair[name, item.shot]:
+                progress(1)
+            if not left[name] and name not in failed:
+                yield item.adapter, None
 
     def results(self, adapter: Adapter) -> list[ShotResult]:
         """Return what an adapter does on each shot, once it was run."""

@@ -1,7 +1,7 @@
 """Score the adapters of a bank through a server that holds them, such as vLLM with LoRA."""
 
-from collections.abc import Callable, Mapping, Sequence
-from math import isclose
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
 
 from kshot.bank import Adapter, Bank
 from kshot.config import EndpointConfig
@@ -10,6 +10,7 @@ from kshot.errors import AdapterError, ConfigError
 from kshot.examples import Example
 from kshot.experts.asked_shots import ask_shots
 from kshot.experts.endpoint_base import ServedBase
+from kshot.experts.endpoint_check import BaseCheck, base_name
 from kshot.experts.endpoint_client import CompletionsClient
 from kshot.experts.endpoint_names import lora_module, served_names, vllm_command
 from kshot.experts.endpoint_runner import EndpointRunner
@@ -17,8 +18,6 @@ from kshot.experts.expert_score import ExpertScore, Scores
 from kshot.experts.outcomes import Outcomes
 from kshot.experts.score_store import ScoreStore
 from kshot.progress import Advance
-
-_SAME = 1e-6  # relative: what a server computes twice in other batches differs by more, in half precision
 
 
 def score_at_endpoint(
@@ -52,7 +51,7 @@ def score_at_endpoint(
         max_new_tokens: Longest generated answer.
         retries: Of one request.
         store: Keeps each result as soon as it is known; what an earlier call left there is not asked again.
-        on_score: Called with each score, in the order of the bank, when all is known.
+        on_score: Called with each score as soon as it is known.
         say: Called with what the user should know: a command that serves what is not served, or adapters that
             change nothing.
         progress: Called with the number of (adapter, shot) pairs just finished.
@@ -70,10 +69,12 @@ def score_at_endpoint(
     if not len(bank):
         raise ConfigError("expected at least one adapter to score, got an empty bank")
     say, advance = say or (lambda text: None), progress or (lambda pairs: None)
+    client = CompletionsClient(endpoint, base, retries=retries)
+    asked = ask_shots(base, shots, scorer, listed=listed)
     runner = EndpointRunner(
-        client := CompletionsClient(endpoint, base, retries=retries),
+        client,
         base,
-        ask_shots(base, shots, scorer, listed=listed),
+        asked,
         served_names(bank, endpoint),
         scorer=scorer,
         listed=listed,
@@ -83,12 +84,49 @@ def score_at_endpoint(
     outcomes = Outcomes(runner, on_score)
     readable = [adapter for adapter in bank if _is_readable(adapter, outcomes.failures)]
     pending = [adapter for adapter in readable if runner.missing(adapter)]
-    advance((len(bank) - len(pending)) * len(shots))
-    if pending:
-        models = client.models()
-        served = _those_served(pending, runner.served, models, outcomes.failures)
-        if len(served) < len(pending):
-            say(f"to serve all of them: {vllm_command(base, pending, runner.served)}")
-        _run(runner, served, models, endpoint.concurrency, outcomes.failures, say, advance)
-    outcomes.conclude([adapter for adapter in readable if adapter.name not in outcomes.failures])
+    outcomes.conclude([adapter for adapter in readable if adapter not in pending])
+    models = client.models() if pending else {}
+    served = _those_served(pending, runner.served, models, client.url, outcomes.failures)
+    if len(served) < len(pending):
+        say(f"this serves all adapters: {vllm_command(base, list(bank), runner.served)}")
+    advance((len(bank) - len(served)) * len(shots))
+    if served:
+        base_model = base_name(models, list(runner.served.values()), base)
+        base_check = BaseCheck(client, asked, base_model, runner.served[served[0].name])
+        for adapter, failure in runner.run(served, endpoint.concurrency, advance):
+            if failure:
+                outcomes.failures[adapter.name] = failure
+            else:
+                outcomes.conclude([adapter])
+                base_check.compare(adapter, runner.nll(adapter, base_check.shot))
+        base_check.report(say)
     return outcomes.in_order_of(bank)
+
+
+def _is_readable(adapter: Adapter, failures: dict[str, str]) -> bool:
+    """Read the weights, which later stages need, and which must be those that the bank recorded."""
+    try:
+        adapter.load()
+    except AdapterError as error:
+        failures[adapter.name] = str(error)
+        return False
+    return True
+
+
+def _those_served(
+    adapters: Sequence[Adapter],
+    served: Mapping[str, str],
+    models: Collection[str],
+    url: str,
+    failures: dict[str, str],
+) -> list[Adapter]:
+    for adapter in adapters:
+        name = served[adapter.name]
+        if name not in models:
+            near = get_close_matches(name, models, n=1) or sorted(models)[:1] or ["nothing"]
+            failures[adapter.name] = (
+                f"expected it as {name!r} at {url}, which serves {len(models)} models, such as {near[0]}: "
+                f"start vLLM with --lora-modules {lora_module(adapter, name)}, or give its name there in "
+                "experts.endpoint.names"
+            )
+    return [adapter for adapter in adapters if adapter.name not in failures]

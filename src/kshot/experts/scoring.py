@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import nn
 
 from kshot.bank import Adapter, Bank
+from kshot.engine import Engine
 from kshot.errors import ConfigError, KshotError
 from kshot.examples import Example
 from kshot.experts.asked_shots import ask_shots
@@ -14,6 +15,7 @@ from kshot.experts.outcomes import Outcomes
 from kshot.experts.score_store import ScoreStore
 from kshot.experts.shot_passes import ScoringSettings
 from kshot.experts.shot_runner import ShotRunner
+from kshot.experts.spread_scoring import ADAPTERS_A_SHARD, run_groups
 from kshot.language_model import LanguageModel
 from kshot.mixture import check_fits
 from kshot.progress import Advance
@@ -34,6 +36,7 @@ def score_experts(
     adapters_at_once: int = ADAPTERS_AT_ONCE,
     memory_mb: int | None = None,
     store: ScoreStore | None = None,
+    engine: Engine | None = None,
     on_score: Callable[[ExpertScore], None] | None = None,
     progress: Advance | None = None,
 ) -> Scores:
@@ -52,6 +55,8 @@ def score_experts(
         adapters_at_once: Adapters in memory, and at most in one batch.
         memory_mb: What a batch may take, about; None: a quarter of the base model, and no less than 1,024.
         store: Keeps results of every batch; what an earlier call left there is not computed again.
+        engine: Whose workers run the adapters, 4 or fewer at a time; None: all is done here. Results are the
+            same to the rounding of other batches; they are to the last bit with `adapters_at_once=4` here.
         on_score: Called with each score as soon as it is known.
         progress: Called with the number of (adapter, shot) pairs just finished.
 
@@ -62,6 +67,7 @@ def score_experts(
         ConfigError: The bank is empty, or a setting is out of range.
         ExampleError: There are no shots, or one lacks what the scorer needs or does not fit the context.
         AdapterError: No adapter can be scored, or `lm` has adapters already.
+        EngineError: Workers cannot be had, or are lost again and again.
 
     Reference: arXiv 2408.15915v2, section 3.2, in the length-normalised form that its printed numbers fit.
     """
@@ -79,8 +85,9 @@ def score_experts(
     pending = [adapter for adapter in usable if runner.whole_key(adapter) not in store]
     outcomes.conclude([adapter for adapter in usable if adapter not in pending])
     advance((len(bank) - len(pending)) * len(shots))
-    for group in groups_of_adapters(lm.model, pending, adapters_at_once):
-        runner.run(group)
+    at_once = min(adapters_at_once, ADAPTERS_A_SHARD) if engine else adapters_at_once
+    groups = list(groups_of_adapters(lm.model, pending, at_once))
+    for group in run_groups(runner, groups, engine):
         outcomes.conclude(group)
     # Only now: groups are made of what is pending, and must be the same after a kill.
     store.put({runner.whole_key(adapter): True for adapter in pending})

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,6 +106,20 @@ class ShotRunner:
             AdapterError: A likelihood is not a number.
         """
         return [self._result(adapter, shot, answers=False) for shot in range(len(self.asked))]
+
+    def knows(self, adapters: Sequence[Adapter]) -> bool:
+        """Whether there is nothing left to `run`."""
+        pairs = [(adapter, shot) for adapter in range(len(adapters)) for shot in range(len(self.asked))]
+        nll_keys, answer_keys = self._nll_keys_of(adapters, pairs), self._answer_keys_of(adapters, pairs)
+        if not self._known(nll_keys):
+            return False
+        return self.by_likelihood or self._known(self._of_sound(nll_keys, answer_keys))
+
+    def known(self, adapters: Sequence[Adapter]) -> dict[str, Any]:
+        """Return what the store holds of some adapters, by its keys."""
+        pairs = [(adapter, shot) for adapter in range(len(adapters)) for shot in range(len(self.asked))]
+        keys = [*self._nll_keys_of(adapters, pairs), *self._answer_keys_of(adapters, pairs)]
+        return {key: self.store[key] for key in keys if key in self.store}
 
     def whole_key(self, adapter: Adapter) -> str:
         """Return the key under which it is noted that all of an adapter is known."""
@@ -222,7 +237,9 @@ def model_key(lm: LanguageModel) -> str:
         [name, list(weight.shape), str(weight.dtype), weight.detach().flatten()[:_PROBED].double().tolist()]
         for name, weight in lm.model.named_parameters()
     ]
-    return key_of(lm.model.config.to_dict(), weights)  # type: ignore[union-attr, operator]
+    settings = lm.model.config.to_dict()  # type: ignore[union-attr, operator]
+    settings.pop("_name_or_path", None)  # a folder, which is another on another machine
+    return key_of(settings, weights)
 
 
 def _sums(nll: Sequence[np.ndarray]) -> list[float | None]:

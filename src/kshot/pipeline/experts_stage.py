@@ -14,17 +14,36 @@ from kshot.experts import (
     Similarity,
     adapter_similarity,
     flag_leaks,
+    score_at_endpoint,
     score_experts,
     select_experts,
 )
+from kshot.experts.endpoint_client import CompletionsClient
 from kshot.pipeline.inputs import Inputs
+from kshot.pipeline.screening_stage import survivors
 from kshot.run_folder import SCORE_SECONDS, SCORE_STORE, SCORES, SELECTION, SIMILARITY, RunFolder, digest
+
+# Settings that say how the work is done, and not what comes out.
+_HOW_TO_ASK = {"api_key_env": True, "concurrency": True, "requests_per_minute": True, "timeout_s": True}
+_CHANGE_NOTHING: dict[str, Any] = {"memory_mb": True, "endpoint": _HOW_TO_ASK}
+
+
+def check_scoring(inputs: Inputs) -> None:
+    """Load what scoring needs, so that what is wrong with it is found before anything is written.
+
+    A server is not asked yet: what an earlier run has scored needs none.
+    """
+    endpoint = inputs.task.experts.endpoint
+    if endpoint is None:
+        _ = inputs.lm
+    else:
+        CompletionsClient(endpoint, inputs.served_base)
 
 
 def experts_reads(inputs: Inputs) -> str:
     """Return the hash of what this stage reads."""
     task = inputs.task
-    experts = task.experts.model_dump(mode="json", exclude={"memory_mb"})
+    experts = task.experts.model_dump(mode="json", exclude=_CHANGE_NOTHING)
     settings = [task.scorer, task.evaluation.model_dump(), experts, task.name]
     return digest([inputs.base_digest, inputs.shots_digest, inputs.bank_digest, settings])
 
@@ -39,7 +58,7 @@ def run_experts(inputs: Inputs, run: RunFolder, folder: Path) -> None:
         AdapterError: Too few adapters can be scored.
     """
     task = inputs.task
-    scores = _score(inputs, run)
+    scores = _score(inputs, run, folder)
     scored = inputs.bank.subset([score.name for score in scores])
     with inputs.progress.bar("comparing adapters", len(scored)) as advance:
         similarity = adapter_similarity(scored, task.experts.similarity, advance)
@@ -59,27 +78,38 @@ def run_experts(inputs: Inputs, run: RunFolder, folder: Path) -> None:
     write_json(folder / SELECTION, selection.to_json() | leaks)
 
 
-def _score(inputs: Inputs, run: RunFolder) -> Scores:
-    task, lm = inputs.task, inputs.lm
-    with inputs.progress.bar("scoring adapters on shots", len(inputs.bank) * len(inputs.shots)) as advance:
-        scores = score_experts(
-            lm,
-            inputs.bank,
-            inputs.shots,
-            scorer=task.scorer,
-            listed=task.lists_options,
-            max_new_tokens=task.evaluation.max_new_tokens,
-            memory_mb=task.experts.memory_mb,
-            store=ScoreStore(run.path(SCORE_STORE)),
-            progress=advance,
-        )
+def _score(inputs: Inputs, run: RunFolder, folder: Path) -> Scores:
+    task, store = inputs.task, ScoreStore(run.path(SCORE_STORE))
+    bank = survivors(inputs, run, folder, store) if inputs.is_screened else inputs.bank
+    asked: dict[str, Any] = {
+        "scorer": task.scorer,
+        "listed": task.lists_options,
+        "max_new_tokens": task.evaluation.max_new_tokens,
+        "store": store,
+    }
+    with inputs.progress.bar("scoring adapters on shots", len(bank) * len(inputs.shots)) as advance:
+        if task.experts.endpoint:
+            scores = score_at_endpoint(
+                inputs.served_base,
+                bank,
+                inputs.shots,
+                task.experts.endpoint,
+                say=inputs.progress.say,
+                progress=advance,
+                **asked,
+            )
+        else:
+            memory_mb = task.experts.memory_mb
+            scores = score_experts(
+                inputs.lm, bank, inputs.shots, memory_mb=memory_mb, progress=advance, **asked
+            )
     for name, reason in scores.failures.items():
         inputs.progress.say(f"left out {name}: {reason}")
     if len(scores) < task.experts.num_experts:
         name, reason = next(iter(scores.failures.items()))
         raise AdapterError(
             f"expected at least experts.num_experts = {task.experts.num_experts} adapters that can be "
-            f"scored, got {len(scores)} of {len(inputs.bank)}; {name}: {reason}"
+            f"scored, got {len(scores)} of {len(bank)}; {name}: {reason}"
         )
     return scores
 

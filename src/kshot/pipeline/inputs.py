@@ -5,18 +5,19 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import Path
 
 from kshot.bank import Bank
 from kshot.config import TaskConfig
-from kshot.corpus import Pool, fingerprint, read_pool, rows_to_avoid
+from kshot.corpus import KeptOut, Pool, PoolSurvey, fingerprint, pool_contents, read_pool, survey_pool
+from kshot.corpus.decontamination import named_groups
 from kshot.errors import AdapterError, ConfigError, ExampleError
-from kshot.examples import HUB_SCHEME, Example, expand, read_examples
+from kshot.examples import HUB_SCHEME, Example, read_examples
+from kshot.experts import ServedBase
 from kshot.language_model import LanguageModel
 from kshot.mixture import check_fits
 from kshot.progress import Progress
-from kshot.run_folder import digest, digest_file
-
-NO_RATIONALE = "no rationale"
+from kshot.run_folder import digest
 
 
 @dataclass
@@ -40,31 +41,40 @@ class Inputs:
         self._check_choices([*self.shots, *self.test])
         self._check_leaks()
         self.bank = self._usable_bank()
-        for source in self.task.pool if self.task.data.budget else ():
-            if not source.startswith(HUB_SCHEME):
-                expand(source)
+        _ = self.pool_digest
 
     @cached_property
     def pool(self) -> Pool:
         """The open rows, read once."""
-        return read_pool(self.task.pool)
+        return read_pool(self.task.pool, progress=self.progress)
 
     @cached_property
     def lm(self) -> LanguageModel:
         """The base model, loaded once, after which every adapter was checked against it.
 
         A damaged adapter is left to scoring, which lists it and goes on; one of another base is a bank for
-        another task.
+        another task. A bank that is screened is not read here: screening lists what does not fit.
         """
         self.progress.say(f"loading the base model {self.task.base_model} (fetched on first use)")
-        lm = LanguageModel.load(self.task.base_model, dtype=self.task.dtype)
-        for adapter in self.bank:
+        task = self.task
+        lm = LanguageModel.load(task.base_model, dtype=task.dtype, quantization=task.quantization)
+        for adapter in () if self.is_screened else self.bank:
             try:
                 expert = adapter.load()
             except AdapterError:
                 continue
             check_fits(expert, lm.model)
         return lm
+
+    @property
+    def is_screened(self) -> bool:
+        """Whether the bank is larger than what is scored."""
+        return self.task.experts.num_scored(len(self.bank)) < len(self.bank)
+
+    @cached_property
+    def served_base(self) -> ServedBase:
+        """The base model of adapters that a server scores, without its weights."""
+        return ServedBase.load(self.task.base_model)
 
     def check_budget(self) -> None:
         """Refuse a budget that the pool cannot fill, before anything is embedded.
@@ -73,25 +83,39 @@ class Inputs:
             ConfigError: The pool has fewer rows than `data.budget`.
         """
         budget = self.task.data.budget
-        usable = len(self.pool) - len(self.rows_to_avoid()) if budget else 0
+        usable = len(self.pool) - len(self.survey.avoided) if budget else 0
         if budget > usable:
             raise ConfigError(
                 f"data.budget must be in [0, {usable}], the pool rows that may be picked, "
                 f"got {budget}: lower data.budget or enlarge the pool"
             )
 
-    def rows_to_avoid(self) -> dict[int, str]:
-        """Return pool rows that must not be picked, each with the reason."""
-        avoided = rows_to_avoid(self.pool, self.shots, self.test)
-        if self.task.data.require_rationale:
-            bare = [index for index, row in enumerate(self.pool.examples) if not row.rationale]
-            avoided = dict.fromkeys(bare, NO_RATIONALE) | avoided
-        return avoided
+    @cached_property
+    def survey(self) -> PoolSurvey:
+        """Which pool rows must not be picked, and why; every row is read once."""
+        kept_out = KeptOut(named_groups(self.shots, self.test, self.benchmarks))
+        with self.progress.bar("comparing the pool with the test", len(self.pool)) as advance:
+            return survey_pool(
+                self.pool,
+                kept_out,
+                needs_rationale=self.task.data.require_rationale,
+                progress=advance,
+            )
+
+    @cached_property
+    def benchmarks(self) -> dict[str, list[Example]]:
+        """Further rows whose questions are kept out of the pool, by the name of their source."""
+        return {
+            source.removeprefix(HUB_SCHEME) if source.startswith(HUB_SCHEME) else Path(source).name: (
+                read_examples(source)
+            )
+            for source in self.task.data.benchmarks
+        }
 
     @cached_property
     def base_digest(self) -> str:
         """Hash of what names the base model."""
-        return digest([self.task.base_model, self.task.dtype])
+        return digest([self.task.base_model, self.task.dtype, self.task.quantization])
 
     @cached_property
     def shots_digest(self) -> str:
@@ -104,14 +128,19 @@ class Inputs:
         return digest([example.to_row() for example in self.test])
 
     @cached_property
+    def benchmarks_digest(self) -> str:
+        """Hash of the rows of benchmarks that are kept out."""
+        return digest([[row.to_row() for row in rows] for rows in self.benchmarks.values()])
+
+    @cached_property
     def bank_digest(self) -> str:
         """Hash of the adapters that may be chosen."""
         return digest([[adapter.name, adapter.digest] for adapter in self.bank])
 
     @cached_property
     def pool_digest(self) -> str:
-        """Hash of the pool's files; a Hub data set counts by its name."""
-        return digest([_source_digest(source) for source in self.task.pool])
+        """Hash of the pool's files and how they are read; a Hub data set counts by its name."""
+        return digest(pool_contents(self.task.pool) if self.task.data.budget else [])
 
     def _check_choices(self, examples: Sequence[Example]) -> None:
         if self.task.scorer != "multiple_choice":
@@ -154,9 +183,3 @@ class Inputs:
                 f"got {len(kept)}: lower it or enlarge the bank"
             )
         return bank.subset(kept)
-
-
-def _source_digest(source: str) -> str:
-    if source.startswith(HUB_SCHEME):
-        return source
-    return digest([[path.name, digest_file(path)] for path in expand(source)])

@@ -11,18 +11,21 @@ import yaml
 
 from kshot.atomic import write_json
 from kshot.config import TaskConfig, read_task
+from kshot.events import WHOLE_RUN, LoggedProgress
 from kshot.pipeline.data_stage import data_reads, run_data
 from kshot.pipeline.environment import describe_environment
 from kshot.pipeline.evaluation_stage import ARMS, arm_reads, run_arm, write_results
-from kshot.pipeline.experts_stage import experts_reads, run_experts
+from kshot.pipeline.experts_stage import check_scoring, experts_reads, run_experts
 from kshot.pipeline.inputs import Inputs
+from kshot.pipeline.screening_stage import run_screening, screening_reads
 from kshot.pipeline.training_stage import run_training, training_reads
 from kshot.progress import Progress, Silent
 from kshot.report import write_report
 from kshot.run_folder import CONFIG, ENVIRONMENT, REPORT, RunFolder, Stage
+from kshot.tracking import check_tracker
 
-Goal = Literal["experts", "data", "training", "eval", "report"]
-GOALS: tuple[Goal, ...] = ("experts", "data", "training", "eval", "report")
+Goal = Literal["screening", "experts", "data", "training", "eval", "report"]
+GOALS: tuple[Goal, ...] = ("screening", "experts", "data", "training", "eval", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +76,22 @@ def run(
     config = config if seed is None else config.model_copy(update={"seed": seed})
     inputs = Inputs(config, progress)
     folder = RunFolder(out)
-    goal = GOALS.index(until)
+    inputs.progress = LoggedProgress(folder.event, progress)
+    with folder.watched(WHOLE_RUN, until=until):
+        return _run(inputs, folder, until)
+
+
+def _run(inputs: Inputs, folder: RunFolder, until: Goal) -> RunResult:
+    config, goal = inputs.task, GOALS.index(until)
     _check(inputs, folder, goal)
     folder.write_text(
         CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     )
     write_json(folder.path(ENVIRONMENT), describe_environment())
-    _once(folder, "experts", experts_reads(inputs), partial(run_experts, inputs, folder))
+    if _is_ordered(inputs, goal):
+        _once(folder, "screening", screening_reads(inputs), partial(run_screening, inputs, folder))
+    if goal >= GOALS.index("experts"):
+        _once(folder, "experts", experts_reads(inputs), partial(run_experts, inputs, folder))
     if goal >= GOALS.index("data"):
         _once(folder, "data", data_reads(inputs), partial(run_data, inputs))
     if goal >= GOALS.index("training"):
@@ -87,22 +99,31 @@ def run(
     results = _evaluate(inputs, folder) if goal >= GOALS.index("eval") else []
     if until == "report":
         write_report(folder)
-    folder.event("run_finished", until=until)
     return RunResult(folder.root, results)
 
 
 def _check(inputs: Inputs, folder: RunFolder, goal: int) -> None:
     """Find what would fail in a stage that is about to run, before anything is written."""
-    if not folder.is_finished("experts", experts_reads(inputs)):
+    if goal >= GOALS.index("training"):
+        check_tracker(inputs.task.training.report_to)
+    if _is_ordered(inputs, goal) and not folder.is_finished("screening", screening_reads(inputs)):
         _ = inputs.lm
+    if goal >= GOALS.index("experts") and not folder.is_finished("experts", experts_reads(inputs)):
+        check_scoring(inputs)
     if goal >= GOALS.index("data") and not folder.is_finished("data", data_reads(inputs)):
         inputs.check_budget()
 
 
+def _is_ordered(inputs: Inputs, goal: int) -> bool:
+    return inputs.is_screened or goal == GOALS.index("screening")
+
+
 def _once(folder: RunFolder, stage: str, reads: str, work: Callable[[Path], None]) -> None:
-    if not folder.is_finished(stage, reads):
-        with folder.stage(stage, reads) as draft:
-            work(draft)
+    if folder.is_finished(stage, reads):
+        folder.event("reused", stage=stage)
+        return
+    with folder.stage(stage, reads) as draft:
+        work(draft)
 
 
 def _train(inputs: Inputs, folder: RunFolder) -> None:

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from kshot.atomic import write_json, write_text
+from kshot.events import METRICS_SECONDS, Event, Seldom
 from kshot.examples import read_examples
 from kshot.experts import attached
 from kshot.mixture import LoraExpert
@@ -15,7 +16,7 @@ from kshot.pipeline.inputs import Inputs
 from kshot.pipeline.model_card import mixture_card
 from kshot.progress import Advance
 from kshot.prompts import TokenisedExample, form_of
-from kshot.run_folder import ADAPTER, SELECTED, SELECTION, TRAINING, RunFolder, Stage, digest
+from kshot.run_folder import ADAPTER, LOGS, SELECTED, SELECTION, TRAINING, RunFolder, Stage, digest
 from kshot.training import fit
 
 
@@ -23,7 +24,7 @@ def training_reads(inputs: Inputs, run: RunFolder, stage: Stage) -> str:
     """Return the hash of what a training stage reads."""
     task = inputs.task
     own = task.mixture.model_dump() if stage == "expert" else None
-    settings = [task.training.model_dump(), task.trains_on_rationales, own, task.seed]
+    settings = [task.training.model_dump(exclude={"report_to"}), task.trains_on_rationales, own, task.seed]
     return digest([run.wrote("experts"), run.wrote("data"), settings])
 
 
@@ -34,7 +35,8 @@ def run_training(inputs: Inputs, run: RunFolder, stage: Stage, folder: Path) -> 
     """
     task, lm = inputs.task, inputs.lm
     rows = training_rows(inputs, run)
-    checkpoints = run.path(f".{stage}.checkpoints-{training_reads(inputs, run, stage)[:12]}")
+    version = training_reads(inputs, run, stage)[:12]
+    checkpoints = run.path(f".{stage}.checkpoints-{version}")
     steps = -(
         -len(rows) // (task.training.per_device_train_batch_size * task.training.gradient_accumulation_steps)
     )
@@ -43,7 +45,14 @@ def run_training(inputs: Inputs, run: RunFolder, stage: Stage, folder: Path) -> 
     with attached(lm, experts, **_mixture_options(inputs, run, stage)):
         with inputs.progress.bar(_TITLES[stage], round(steps * task.training.num_train_epochs)) as advance:
             result = fit(
-                lm, rows, task.training, seed=task.seed, checkpoints=checkpoints, callbacks=[_Steps(advance)]
+                lm,
+                rows,
+                task.training,
+                seed=task.seed,
+                checkpoints=checkpoints,
+                logs=run.path(LOGS, f"{stage}-{version}"),
+                run_name=f"{task.name}-{stage}-{version}",
+                callbacks=[_Steps(advance), _Metrics(run.event)],
             )
         lm.model.peft_config["default"].base_model_name_or_path = task.base_model  # type: ignore[index, union-attr]
         lm.model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)  # type: ignore[operator]
@@ -97,3 +106,28 @@ class _Steps(TrainerCallback):
     ) -> None:
         """Advance by one step."""
         self._advance(1)
+
+
+class _Metrics(TrainerCallback):
+    """Writes loss, rate and gradient norm to the events at a bounded rate, and those of the last step."""
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+        self._due = Seldom(METRICS_SECONDS)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Write the metrics of a step."""
+        if not logs or "loss" not in logs:
+            return
+        if self._due.is_due() or state.global_step == state.max_steps:
+            measured = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+            self._event(
+                "metrics", step=state.global_step, steps=state.max_steps, epoch=state.epoch, **measured
+            )

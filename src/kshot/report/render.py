@@ -20,6 +20,7 @@ LEFT_OUT_SHOWN = 20  # avoided rows, and near-copies
 GROUPS_SHOWN = 5
 TEXT_LENGTH = 240  # characters of a request, response or answer
 _STAGE_TITLES: Mapping[Stage, str] = {
+    "screening": "ordering the bank",
     "experts": "scoring the adapters",
     "data": "selecting rows",
     "single": "tuning the best single expert",

@@ -4,8 +4,6 @@ from hashlib import blake2b
 
 from kshot.text_form import fingerprint
 
-__all__ = ["fingerprint", "row_hash"]
-
 
 def row_hash(request: str, output: str) -> int:
     """Return 64 bits by which rows of equal fingerprints are found.

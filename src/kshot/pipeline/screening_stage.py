@@ -1,0 +1,118 @@
+"""Stage `screening`: a bank in first-order order; and from there to the few adapters that are scored."""
+
+from pathlib import Path
+from typing import Any
+
+from kshot.atomic import write_json
+from kshot.bank import Bank
+from kshot.experts import Halving, ScoreStore, halve_experts, screen_experts
+from kshot.experts.halving import num_entrants
+from kshot.pipeline.inputs import Inputs
+from kshot.run_folder import ORDER, SCORE_STORE, SCREENING, RunFolder, digest
+
+SHOWN_FAILURES = 5  # of a bank of any size; all are in the file
+
+
+def screening_reads(inputs: Inputs) -> str:
+    """Return the hash of what this stage reads."""
+    asked = [inputs.task.scorer, inputs.task.lists_options]
+    return digest([inputs.base_digest, inputs.shots_digest, inputs.bank_digest, asked])
+
+
+def run_screening(inputs: Inputs, run: RunFolder, folder: Path) -> None:
+    """Write every adapter's first-order change of the loss on the shots, best first.
+
+    Changes are also kept at the top of the run, block by block, as scores are.
+
+    Raises:
+        AdapterError: No adapter can be ordered.
+    """
+    task = inputs.task
+    with inputs.progress.bar("ordering adapters to first order", len(inputs.bank)) as advance:
+        screening = screen_experts(
+            inputs.lm,
+            inputs.bank,
+            inputs.shots,
+            scorer=task.scorer,
+            listed=task.lists_options,
+            store=ScoreStore(run.path(SCORE_STORE)),
+            progress=advance,
+        )
+    for name, reason in list(screening.failures.items())[:SHOWN_FAILURES]:
+        inputs.progress.say(f"left out {name}: {reason}")
+    if len(screening.failures) > SHOWN_FAILURES:
+        inputs.progress.say(
+            f"left out {len(screening.failures) - SHOWN_FAILURES} more: see {run.path('screening', ORDER)}"
+        )
+    order = [{"name": name, "change": change} for name, change in screening.changes.items()]
+    write_json(folder / ORDER, {"order": order, "failures": screening.failures})
+
+
+def survivors(inputs: Inputs, run: RunFolder, folder: Path, store: ScoreStore) -> Bank:
+    """Return the adapters to score, and write how they were found: the best to first order, then halved.
+
+    A server scores whatever it is asked, so that of adapters that it holds none is halved here.
+
+    Args:
+        inputs: Of the run.
+        run: Whose stage `screening` is finished.
+        folder: Of the stage `experts`.
+        store: Keeps what halving finds out of adapters and shots.
+
+    Raises:
+        AdapterError: No adapter can be run.
+    """
+    experts = inputs.task.experts
+    order = [one["name"] for one in run.read_json("screening", ORDER)["order"]]
+    keep = experts.num_scored(len(inputs.bank))
+    if experts.endpoint is None:
+        rounds = {"first_shots": experts.halving_shots, "factor": experts.halving_factor}
+        entered = inputs.bank.subset(order[: num_entrants(len(inputs.shots), keep, **rounds)])
+        halving = _halve(inputs, entered, keep, store, rounds)
+    else:
+        entered = inputs.bank.subset(order[:keep])
+        halving = Halving(tuple(entered.names), (), {})
+    found = _plain(halving, entered)
+    write_json(folder / SCREENING, found | {"num_adapters": len(inputs.bank), "num_ordered": len(order)})
+    inputs.progress.say(
+        f"{len(halving.survivors)} of {len(inputs.bank)} adapters are scored: the first {len(entered)} of the "
+        f"first-order order, halved in {len(halving.rounds)} rounds"
+    )
+    return inputs.bank.subset(halving.survivors)
+
+
+def _halve(inputs: Inputs, entered: Bank, keep: int, store: ScoreStore, rounds: dict[str, int]) -> Halving:
+    task = inputs.task
+    with inputs.progress.bar("halving adapters over shots", len(entered) * len(inputs.shots)) as advance:
+        halving = halve_experts(
+            inputs.lm,
+            entered,
+            inputs.shots,
+            keep=keep,
+            method=task.experts.method,
+            scorer=task.scorer,
+            listed=task.lists_options,
+            memory_mb=task.experts.memory_mb,
+            store=store,
+            progress=advance,
+            **rounds,
+        )
+    for name, reason in halving.failures.items():
+        inputs.progress.say(f"left out {name}: {reason}")
+    return halving
+
+
+def _plain(halving: Halving, entered: Bank) -> dict[str, Any]:
+    return {
+        "entered": entered.names,
+        "rounds": [
+            {
+                "num_shots": one.num_shots,
+                "ranking": [{"name": name, "mean_nll": one.mean_nll[name]} for name in one.ranking],
+                "survivors": list(one.survivors),
+            }
+            for one in halving.rounds
+        ],
+        "survivors": list(halving.survivors),
+        "failures": halving.failures,
+    }
