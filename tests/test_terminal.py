@@ -6,7 +6,14 @@ from rich.console import Console
 
 from kshot.terminal import selection_table
 
-RANKED = {"accuracy": 0.5, "reasoning_ppl": 2.0, "mean_nll": 0.7, "rank_ppl": 1.0, "rank_accuracy": 1.5}
+RANKED = {
+    "accuracy": 0.5,
+    "reasoning_ppl": 2.0,
+    "answer_first_ppl": None,
+    "mean_nll": 0.7,
+    "rank_ppl": 1.0,
+    "rank_accuracy": 1.5,
+}
 SELECTION = {
     "method": "paper",
     "experts": ["good"],
@@ -43,3 +50,11 @@ def test_nothing_stands_below_without_reason() -> None:
     text = _drawn(SELECTION)
     assert "good" in text
     assert "may have seen" not in text
+
+
+def test_both_orders_of_the_rationale_are_shown_where_there_is_one() -> None:
+    titles = [
+        [column.header for column in selection_table(one).columns]
+        for one in (SELECTION, SELECTION | {"ranking": [RANKED | {"name": "a", "answer_first_ppl": 3.25}]})
+    ]
+    assert ["answer first" in one for one in titles] == [False, True]

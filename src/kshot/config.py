@@ -13,7 +13,8 @@ from kshot.errors import ConfigError
 
 MOST_SCORED = 64  # adapters: at 135M with 16 shots a quarter of an hour on one core, without the answers
 
-Scorer = Literal["exact_match", "multiple_choice", "number"]
+Scorer = Literal["exact_match", "normalised_match", "multiple_choice", "number", "code", "sql"]
+Beside = Literal["letter", "generated"]
 ExampleField = Literal[
     "instruction",
     "input",
@@ -271,6 +272,11 @@ class EvaluationConfig(Section):
         default="cloze",
         description="likelihood of each choice after the bare question, or an answer to listed options",
     )
+    beside: tuple[Beside, ...] = Field(
+        default=(),
+        description="also score choices by the likelihood of their letter, or by a generated answer, both to "
+        "listed options; each costs a pass over the test rows",
+    )
     max_new_tokens: int = Field(default=128, ge=1, description="longest generated answer")
     batch_size: int = Field(default=64, ge=1, description="rows decoded at once")
 
@@ -306,10 +312,18 @@ class TaskConfig(Section):
         return self.evaluation.multiple_choice == "listed"
 
     @property
+    def scores_by_likelihood(self) -> bool:
+        """Whether the likeliest choice is taken, so that nothing is generated."""
+        return self.scorer == "multiple_choice" and not self.lists_options
+
+    @property
     def trains_on_rationales(self) -> bool:
-        """Whether training puts a rationale first; by default not where the answer's likelihood counts."""
-        by_likelihood = self.scorer == "multiple_choice" and not self.lists_options
-        return not by_likelihood if self.training.rationales is None else self.training.rationales
+        """Whether training puts a rationale first; by default not where the answer's likelihood counts.
+
+        Nor for programs: prose before one that is not fenced is no Python.
+        """
+        bare = self.scores_by_likelihood or self.scorer == "code"
+        return not bare if self.training.rationales is None else self.training.rationales
 
     @model_validator(mode="after")
     def _consistent(self) -> "TaskConfig":
@@ -334,9 +348,17 @@ class TaskConfig(Section):
             raise ValueError(
                 f"mixture.top_k must be at most num_experts = {experts.num_experts}, got {top_k}"
             )
+        if self.evaluation.beside and not self.scores_by_likelihood:
+            raise ValueError(
+                "evaluation.beside belongs to scorer multiple_choice by likelihood (evaluation.multiple_choice: "
+                f"cloze), got {', '.join(self.evaluation.beside)} without it: remove it"
+            )
         if self.data.budget and not self.pool:
             raise ValueError("data.budget needs a pool: list files under 'pool', or set data.budget to 0")
-        if "shortlist_factor" in self.data.model_fields_set and not self.data.shortlist_encoder:
+        if self.data.encoder_prefix and self.data.encoder in ("static", "base-model"):
+            raise ValueError(f"data.encoder_prefix is for sentence encoders, not for {self.data.encoder}")
+        usual = DataConfig.model_fields["shortlist_factor"].default
+        if self.data.shortlist_factor != usual and not self.data.shortlist_encoder:
             raise ValueError("data.shortlist_factor needs data.shortlist_encoder, such as static")
         longest = self.training.max_length
         if self.data.max_tokens is not None and self.data.max_tokens > longest:

@@ -1,5 +1,6 @@
-"""Base models with 8- or 4-bit weights, through bitsandbytes; adapters, routers and activations stay floats."""
+"""Base models with 8- or 4-bit weights, through bitsandbytes; whatever is trained stays in floats."""
 
+import logging
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
@@ -15,8 +16,8 @@ Quantization = Literal["none", "8bit", "4bit"]
 def quantization_settings(quantization: str, dtype: torch.dtype) -> dict[str, Any]:
     """Return what `from_pretrained` needs to quantise a model as it loads it; nothing for `none`.
 
-    8 bits are LLM.int8() (arXiv 2208.07339), whose outlying inputs stay in half precision. 4 bits are NF4 with
-    quantised constants, as in QLoRA (arXiv 2305.14314).
+    8 bits are LLM.int8() (arXiv 2208.07339), whose outlying inputs stay in half precision; 4 bits are NF4
+    with quantised constants, as in QLoRA (arXiv 2305.14314).
 
     Args:
         quantization: `none`, `8bit` or `4bit`.
@@ -34,6 +35,8 @@ def quantization_settings(quantization: str, dtype: torch.dtype) -> dict[str, An
         raise MissingExtraError(
             f"quantization: {quantization} needs bitsandbytes: pip install 'kshot[quantised]'"
         )
+    # It warns at every product of 8-bit weights with inputs in float32 or bfloat16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     config = BitsAndBytesConfig(
         load_in_8bit=quantization == "8bit",
         load_in_4bit=quantization == "4bit",

@@ -82,11 +82,13 @@ def order_table(screening: Mapping[str, Any]) -> Table:
 def selection_table(selection: Mapping[str, Any]) -> Table:
     """Draw every adapter with its scores and ranks, chosen ones marked."""
     robust = selection["method"] == "robust"
+    both_orders = any(row["answer_first_ppl"] is not None for row in selection["ranking"])
     columns = (
         "",
         "adapter",
         "accuracy",
         "reasoning ppl",
+        *(("answer first",) if both_orders else ()),
         "mean NLL",
         "RP",
         "RA",
@@ -107,14 +109,19 @@ def selection_table(selection: Mapping[str, Any]) -> Table:
             mark,
             name,
             f"{row['accuracy']:.2f}",
-            "inf" if row["reasoning_ppl"] is None else f"{row['reasoning_ppl']:.4g}",
-            "inf" if row["mean_nll"] is None else f"{row['mean_nll']:.3f}",
+            _number(row["reasoning_ppl"], ".4g"),
+            *((_number(row["answer_first_ppl"], ".4g"),) if both_orders else ()),
+            _number(row["mean_nll"], ".3f"),
             f"{row['rank_ppl']:g}",
             f"{row['rank_accuracy']:g}",
             *((f"{row['loss']:.2f} ± {row['stderr']:.2f}",) if robust else ()),
         )
     table.caption = Text("\n".join(_beside_the_ranking(selection)))
     return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "inf" if value is None else f"{value:{form}}"
 
 
 def _beside_the_ranking(selection: Mapping[str, Any]) -> Iterator[str]:

@@ -48,7 +48,7 @@ def test_invariant_the_key_is_of_content_and_reading(write_rows) -> None:
         SourceFile(str(write_rows("other.jsonl", ["b"]))),
         SourceFile(str(one), limit=1),
         SourceFile(str(one), columns=(("instruction", "question"),)),
-        SourceFile(str(one.rename(one.with_suffix(".json")))),
+        SourceFile(str(same.rename(same.with_suffix(".json")))),
     ]
     assert len({key, *(other.key() for other in others)}) == 5
 

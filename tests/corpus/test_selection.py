@@ -245,6 +245,6 @@ def test_rules_refill_the_budget_and_say_why_rows_are_left_out() -> None:
         assert (row.kept is None) == (row.reason != "near_copy")
     without = [row for row in np.argsort(-(pool_ND @ shots_KD.T).max(axis=1)) if 1 <= row % 7 <= 5]
     assert kept[0] == without[0]
+    quota = SourceQuota(lambda row: "even" if row % 2 == 0 else "odd", 10)
     with pytest.raises(ConfigError, match=r"leaves 20 distinct rows of 400 \(.*\d+ are source_full.*\)"):
-        quota = SourceQuota(lambda row: "even" if row % 2 == 0 else "odd", 10)
         select_data(pool_ND, shots_KD, budget=21, threshold=0.95, rules=[quota])

@@ -1,6 +1,7 @@
 """Ray with two workers on this machine: results, lost workers, errors, and what is left behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,18 +18,26 @@ from kshot.engine.worker_plan import WorkerPlan
 from kshot.errors import AdapterError, ConfigError, EngineError, SourceError
 
 pytestmark = pytest.mark.slow
+PATIENCE_S = 300  # workers import torch, which takes a minute where other tests fill the machine
 
 
 class Squares:
-    """Squares numbers, and notes in a folder which process did which."""
+    """Squares numbers, and notes in a folder which process did which.
 
-    def __init__(self, folder: Path, deadly: dict[int, int] | None = None) -> None:
+    The first `together` workers wait for each other, so that each gets some shards.
+    """
+
+    def __init__(self, folder: Path, deadly: dict[int, int] | None = None, together: int = 1) -> None:
         self.folder = folder
         self.deadly = deadly or {}  # how many workers a shard kills
+        self.together = together
 
     def __call__(self):
         with (self.folder / "made").open("a") as file:
             print(os.getpid(), file=file)
+        deadline = time.monotonic() + PATIENCE_S
+        while len(self.pids()) < self.together and time.monotonic() < deadline:
+            time.sleep(0.01)
         return self.square
 
     def square(self, number: int) -> int:
@@ -76,14 +85,14 @@ def living(pids) -> set[str]:
 
 
 def wait_until_gone(pids) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while living(pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 def test_against_the_local_engine(ray, tmp_path) -> None:
-    squares = Squares(tmp_path)
+    squares = Squares(tmp_path, together=2)
     found = dict(RayEngine(num_workers=2).run(squares, list(range(10))))
     assert found == {number: number * number for number in range(10)}
     assert squares.runs() == Counter(range(10))
@@ -95,7 +104,7 @@ def test_against_the_local_engine(ray, tmp_path) -> None:
 
 
 def test_a_killed_worker_costs_its_unfinished_shard_alone(ray, tmp_path) -> None:
-    squares, said = Squares(tmp_path, {3: 1}), []
+    squares, said = Squares(tmp_path, {3: 1}, together=2), []
     found = dict(RayEngine(num_workers=2, say=said.append).run(squares, list(range(8))))
     assert found == {number: number * number for number in range(8)}
     assert squares.runs() == Counter(range(8)) + Counter([3])
@@ -158,23 +167,27 @@ def test_a_run_that_is_left_early_leaves_no_worker(ray, tmp_path) -> None:
     assert len(squares.runs()) < 50
 
 
+def wait_for_event(pool: RayPool) -> object:
+    while (event := pool.next_event()) is None:
+        pass
+    return event
+
+
 def test_where_no_machine_has_room_the_run_ends(ray) -> None:
     pool = RayPool(ray, WorkerPlan(1, 64, 0), LocalEngine, place_timeout_s=2)
     with pytest.raises(
         EngineError, match="a machine with 64 free cores and 0 free GPUs for a worker, got none"
     ):
-        while True:
-            pool.next_event()
+        wait_for_event(pool)
     pool.close()
 
 
 def test_a_process_that_cannot_start_is_no_lost_worker(ray) -> None:
     pool = RayPool(ray, WorkerPlan(1, 0, 0), LocalEngine)  # torch refuses 0 threads
     with pytest.raises(
-        EngineError, match="a worker cannot be started: RuntimeError: .*the same Python, Ray and"
+        EngineError, match=r"a worker cannot be started: RuntimeError: .*the same Python, Ray and"
     ):
-        while True:
-            pool.next_event()
+        wait_for_event(pool)
     pool.close()
 
 
@@ -189,43 +202,51 @@ def test_a_ray_that_was_there_stays(ray) -> None:
     assert ray.is_initialized()
 
 
-INTERRUPTED = """
-import os, sys, time
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
 from kshot.engine import RayEngine
 
-def make_worker():
-    open(sys.argv[1], "a").write(f"{os.getpid()}\\n")
-    return lambda shard: time.sleep(600)
-
 if __name__ == "__main__":
-    path = sys.argv[1]
-    def make_worker(path=path):
-        open(path, "a").write(f"{os.getpid()}\\n")
-        return lambda shard: time.sleep(600)
+    notes = Path(sys.argv[1])
+
+    def make_worker(notes=notes):
+        with notes.open("a") as file:
+            print(os.getpid(), file=file)
+        return work
+
+    def work(shard, first=notes.with_name("first")):
+        if not first.exists():
+            first.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+
     try:
-        with RayEngine(num_workers=2) as engine:
-            list(engine.run(make_worker, [1, 2]))
+        with RayEngine(num_workers=2, say=print) as engine:
+            list(engine.run(make_worker, ["one", "two"]))
     except KeyboardInterrupt:
         print("stopped")
 """
 
 
-def test_an_interrupted_program_prints_nothing_of_ray_and_leaves_no_process(tmp_path) -> None:
+def test_a_program_prints_nothing_of_ray_and_interrupted_leaves_no_process(tmp_path) -> None:
     notes = tmp_path / "pids"
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", INTERRUPTED, notes],
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, notes],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 100
-    while not notes.exists() or len(notes.read_text().splitlines()) < 2:
+    deadline = time.monotonic() + PATIENCE_S
+    while not notes.exists() or len(notes.read_text().splitlines()) < 3:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
-    assert output == "stopped\n"
+    lost, stopped = output.splitlines()
+    assert re.fullmatch(r"lost a worker, process \d+ on .*: .*; (one|two) will be done again", lost)
+    assert stopped == "stopped"
     assert "ray" not in errors.lower()
     wait_until_gone([str(child.pid) for child in started] + notes.read_text().split())

@@ -20,6 +20,7 @@ class Score:
     shot_nll: tuple[float, ...] = ()
     shot_correct: tuple[bool, ...] = ()
     shot_margin: tuple[float, ...] | None = None
+    answer_first_ppl: float | None = None
 
 
 def by_shot(

@@ -95,7 +95,7 @@ def write_experts(run: RunFolder, num_rationales: int, experts: ExpertsConfig) -
             name=name,
             accuracy=0.75 - 0.125 * i,
             reasoning_ppl=2.125 + i,
-            answer_first_ppl=None,
+            answer_first_ppl=2.25 + i if num_rationales else None,
             mean_nll=0.5 + i / 4,
             median_nll=0.5 + i / 4,
             n=8,

@@ -63,7 +63,7 @@ def test_golden_numbers_land_in_the_page(make_run: MakeRun) -> None:
     )
     assert "best single expert (by the shots) 30.0 ± 7.3 % +50.0 ± 8.0 < 0.001 40" in text
     assert "Of 40 test rows, 8 are answered right by all arms, 8 wrong by all, and 24 are mixed." in text
-    assert "1 arithmetic expert, best single 75.0 % 2.125 0.5000 1 1 2" in text
+    assert "1 arithmetic expert, best single 75.0 % 2.125 2.250 0.5000 1 1 2" in text
     assert "out of 6 adapters: sum of ranks" in text
     assert "mixture 11 4 2.500 0.500 4,321 98,765 1 min 1 s" in text
     assert "3 rows of 3,456 were kept. 8 rows were not allowed (5 without a rationale), 1 row dropped" in text

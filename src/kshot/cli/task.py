@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kshot.cli.engine import Address, EngineChoice, EngineOption, Workers
 from kshot.cli.printing import AsJson, print_result
 from kshot.corpus import DatasetForm
 from kshot.errors import KshotError
@@ -25,6 +26,13 @@ Out = Annotated[
     Path, typer.Option("--out", "-o", help="The run folder; a killed run goes on where it stood.")
 ]
 Seed = Annotated[int | None, typer.Option(help="In place of the task file's seed.")]
+AllowUnsafe = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unsafe-code",
+        help="Scorers code and sql: where bubblewrap is absent, run what models write with your own rights.",
+    ),
+]
 
 
 @TASK.command("init")
@@ -42,12 +50,21 @@ def init_command(
 
 
 @TASK.command("run")
-def run_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = False) -> None:
+def run_command(
+    task: TaskFile,
+    out: Out,
+    seed: Seed = None,
+    allow_unsafe_code: AllowUnsafe = False,
+    engine: EngineOption = "local",
+    address: Address = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
     """Do it all: experts, data, training, evaluation, report.
 
     Example: kshot run task.yaml --out runs/my-task
     """
-    result = _run(task, out, "report", seed)
+    result = _run(task, out, "report", seed, allow_unsafe_code, EngineChoice(engine, address, workers))
     _show(result, as_json, (SELECTION, DATA_SUMMARY, RESULTS))
     if not as_json:
         typer.echo(f"report: {result.report}\nexpert: {result.expert}")
@@ -66,12 +83,22 @@ def screen_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson 
 
 
 @TASK.command("select")
-def select_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = False) -> None:
+def select_command(
+    task: TaskFile,
+    out: Out,
+    seed: Seed = None,
+    allow_unsafe_code: AllowUnsafe = False,
+    engine: EngineOption = "local",
+    address: Address = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
     """Score every adapter on the shots and pick the experts.
 
-    Example: kshot select task.yaml --out runs/my-task
+    Example: kshot select task.yaml --out runs/my-task --engine ray --workers 2
     """
-    _show(_run(task, out, "experts", seed), as_json, (SELECTION,))
+    result = _run(task, out, "experts", seed, allow_unsafe_code, EngineChoice(engine, address, workers))
+    _show(result, as_json, (SELECTION,))
 
 
 @TASK.command("augment")
@@ -86,6 +113,9 @@ def augment_command(
     form: Annotated[
         DatasetForm | None, typer.Option(help="Of the rows written or pushed; alpaca where absent.")
     ] = None,
+    engine: EngineOption = "local",
+    address: Address = None,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Pick the open rows that join the shots, after the experts.
@@ -96,7 +126,7 @@ def augment_command(
     Example: kshot augment task.yaml --out runs/my-task --write chosen.parquet --form messages
     """
     export = DataExport(write=write, push=push, form=form)
-    result = _run(task, out, "data", seed)
+    result = _run(task, out, "data", seed, engine=EngineChoice(engine, address, workers))
     done = export.carry_out(RunFolder(result.folder))
     _show(result, as_json, (DATA_SUMMARY,), done)
     if not as_json:
@@ -105,21 +135,39 @@ def augment_command(
 
 
 @TASK.command("train")
-def train_command(task: TaskFile, out: Out, seed: Seed = None) -> None:
+def train_command(
+    task: TaskFile,
+    out: Out,
+    seed: Seed = None,
+    engine: EngineOption = "local",
+    address: Address = None,
+    workers: Workers = None,
+) -> None:
     """Tune the mixture, after experts and data.
 
     Example: kshot train task.yaml --out runs/my-task
     """
-    typer.echo(f"expert: {_run(task, out, 'training', seed).expert}")
+    result = _run(task, out, "training", seed, engine=EngineChoice(engine, address, workers))
+    typer.echo(f"expert: {result.expert}")
 
 
 @TASK.command("eval")
-def eval_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = False) -> None:
+def eval_command(
+    task: TaskFile,
+    out: Out,
+    seed: Seed = None,
+    allow_unsafe_code: AllowUnsafe = False,
+    engine: EngineOption = "local",
+    address: Address = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
     """Measure every arm on the test rows, after training.
 
     Example: kshot eval task.yaml --out runs/my-task --json
     """
-    _show(_run(task, out, "eval", seed), as_json, (RESULTS,))
+    result = _run(task, out, "eval", seed, allow_unsafe_code, EngineChoice(engine, address, workers))
+    _show(result, as_json, (RESULTS,))
 
 
 @TASK.command("export")
@@ -152,8 +200,25 @@ def report_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]
     typer.echo(f"report: {write_report(RunFolder(folder))}")
 
 
-def _run(task: Path, out: Path, until: Goal, seed: int | None) -> RunResult:
-    return run(task, out, until=until, seed=seed, progress=RichProgress())
+def _run(
+    task: Path,
+    out: Path,
+    until: Goal,
+    seed: int | None,
+    allow_unsafe_code: bool = False,
+    engine: EngineChoice = EngineChoice(),  # noqa: B008 - nothing changes it
+) -> RunResult:
+    progress = RichProgress()
+    with engine.open(progress) as opened:
+        return run(
+            task,
+            out,
+            until=until,
+            seed=seed,
+            allow_unsafe_code=allow_unsafe_code,
+            engine=opened,
+            progress=progress,
+        )
 
 
 def _show(

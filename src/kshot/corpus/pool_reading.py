@@ -26,7 +26,7 @@ def read_pool(
     Args:
         sources: Files, patterns, Arrow folders, `hf://` data sets and pool folders, or mappings of these.
         progress: Where to show how many files were read.
-        shard_rows: Rows of a new shard.
+        shard_rows: Most rows of a new shard.
 
     Raises:
         ConfigError: No source is given.

@@ -28,12 +28,15 @@ from kshot.rows import HubDataset
 _REVISION_FILE = "revision.json"
 
 
-def store_rows(source: SourceFile, *, shard_rows: int = SHARD_ROWS) -> StoredRows:
+def store_rows(
+    source: SourceFile, *, shard_rows: int = SHARD_ROWS, shard_characters: int = SHARD_CHARACTERS
+) -> StoredRows:
     """Read a source into shards, unless that was done before.
 
     Args:
         source: What to read.
-        shard_rows: Rows of a new shard.
+        shard_rows: Most rows of a new shard.
+        shard_characters: It ends with the row that brings its texts to so many.
 
     Raises:
         SourceError: It cannot be read, or changed meanwhile.
@@ -42,7 +45,7 @@ def store_rows(source: SourceFile, *, shard_rows: int = SHARD_ROWS) -> StoredRow
     key = source.key()
     folder = cache_folder() / "pools" / key
     if not (folder / DONE_FILE).is_file():
-        reading = _Reading.resumed(folder, shard_rows)
+        reading = _Reading.resumed(folder, shard_rows, shard_characters)
         reading.read(source)
         if source.key() != key:
             raise SourceError(f"{source.address} changed while it was read; run the same command again")
@@ -56,6 +59,7 @@ class _Reading:
 
     folder: Path
     rows_a_shard: int
+    characters_a_shard: int
     num_read: int = 0
     shard_rows: list[int] = field(default_factory=list)
     skipped: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -64,9 +68,9 @@ class _Reading:
     characters: int = 0
 
     @classmethod
-    def resumed(cls, folder: Path, rows_a_shard: int) -> "_Reading":
+    def resumed(cls, folder: Path, rows_a_shard: int, characters_a_shard: int) -> "_Reading":
         """Return the state after the last whole shard."""
-        reading = cls(folder, rows_a_shard)
+        reading = cls(folder, rows_a_shard, characters_a_shard)
         while (path := shard_path(folder, len(reading.shard_rows))).is_file():
             table = read_shard(path)
             notes = notes_of(table)
@@ -108,7 +112,7 @@ class _Reading:
             return
         self.rows.append((example, place, value))
         self.characters += len(example.request) + len(example.output) + len(example.rationale or "")
-        if len(self.rows) == self.rows_a_shard or self.characters >= SHARD_CHARACTERS:
+        if len(self.rows) == self.rows_a_shard or self.characters >= self.characters_a_shard:
             self._write()
 
     def _skip(self, reason: str, first: str) -> None:

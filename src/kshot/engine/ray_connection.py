@@ -26,6 +26,8 @@ def import_ray() -> Any:
     Raises:
         MissingExtraError: It is not installed.
     """
+    # Read when Ray is imported. Of workers that are lost it would write to standard output, where results go.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         import ray
     except ImportError as error:

@@ -187,7 +187,7 @@ def _own(error: Any) -> BaseException:
     """Return what a worker raised; errors that are no `KshotError` keep the worker's traceback as a note."""
     cause: BaseException = error.cause
     if not isinstance(cause, KshotError):
-        cause.add_note(str(error.traceback_str))
+        cause.add_note(str(error))
     return cause
 
 

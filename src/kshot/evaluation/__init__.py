@@ -1,5 +1,5 @@
 """Evaluation: scorers, the runner, statistics."""
 
-from kshot.evaluation.runner import EvaluationResult, Prediction, evaluate
+from kshot.evaluation.runner import EvaluationResult, Prediction, evaluate, num_units
 
-__all__ = ["EvaluationResult", "Prediction", "evaluate"]
+__all__ = ["EvaluationResult", "Prediction", "evaluate", "num_units"]

@@ -16,7 +16,9 @@ from kshot.evaluation.sandbox import Outcome, open_sandbox
 from kshot.examples import Example
 
 PASSED = "passed"
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*(?P<kind>[\w+.-]*)[^\n]*\n(?P<code>.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"^[ \t]*```[ \t]*(?P<kind>[\w+.-]*)[^\n]*\n(?P<code>.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL
+)
 _PYTHON = {"", "python", "python3", "py"}
 
 
@@ -52,7 +54,9 @@ def tests_of(example: Example) -> str:
         ExampleError: It has none, or they are no Python.
     """
     tests = (example.answer or "").strip()
-    expected = f"scorer code expects Python tests in the answer of {example.id or 'the example'}, such as asserts"
+    expected = (
+        f"scorer code expects Python tests in the answer of {example.id or 'the example'}, such as asserts"
+    )
     if not tests:
         raise ExampleError(f"{expected}, got none: add them, or use scorer exact_match")
     try:

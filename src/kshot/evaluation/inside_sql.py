@@ -36,7 +36,9 @@ def main(data: dict[str, Any]) -> dict[str, Any]:
             given = _make(database, data, random.Random(seed), fill=seed > 0)
             if seed == 0 and not given:
                 continue
-            database.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY)
+            database.set_authorizer(
+                lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
+            )
             gold = _ask(database, data["gold"])
         except (sqlite3.Error, sqlite3.Warning) as error:
             return {"gold_error": str(error)}

@@ -1,21 +1,22 @@
 """Ask a model the test questions and compare its answers: accuracy, standard error, every prediction."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from kshot.config import Beside
 from kshot.decoding import OnRows
-from kshot.errors import ExampleError
-from kshot.evaluation.scorers import Scorer, get_scorer, predict_choice, read_choice
+from kshot.errors import ConfigError
+from kshot.evaluation.judging import MULTIPLE_CHOICE, Verdict, check_golds, choices_of, judge_all
+from kshot.evaluation.likelihood import score_letters, score_texts
+from kshot.evaluation.scorers import EXECUTING
 from kshot.evaluation.statistics import mean_and_stderr
 from kshot.examples import Example
 from kshot.language_model import LanguageModel
 from kshot.progress import Advance
 from kshot.prompts import prompt_of
-
-MULTIPLE_CHOICE = "multiple_choice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class Prediction:
         prediction: The generated text, or the choice taken.
         gold: What was right.
         correct: Whether it counts, by the task's scorer.
-        details: For multiple choice by likelihood: summed NLL of each choice, and the choice by each rule.
+        details: For multiple choice by likelihood: summed NLL of each choice, the choice by each rule, and what
+            was asked for beside it; of an answer that was run, its `outcome`.
     """
 
     id: str
@@ -52,7 +54,8 @@ class EvaluationResult:
         stderr: Its standard error; None for a single example.
         n: Number of examples.
         predictions: One an example, in order.
-        other: Further accuracies; for multiple choice lm-eval's `acc` and `acc_norm`, and by tokens.
+        other: Further accuracies; for multiple choice lm-eval's `acc` and `acc_norm`, by tokens, and what was
+            asked for beside them.
     """
 
     accuracy: float
@@ -77,6 +80,7 @@ def evaluate(
     *,
     scorer: str = "exact_match",
     listed: bool = False,
+    beside: Sequence[Beside] = (),
     max_new_tokens: int = 128,
     batch_size: int = 64,
     progress: Advance | None = None,
@@ -86,79 +90,104 @@ def evaluate(
 
     Args:
         lm: The model as it is now, adapters included.
-        examples: With `choices` and `label` for `multiple_choice`.
-        scorer: `exact_match` and `number` compare a greedy answer; `multiple_choice` takes the choice whose
-            text is likeliest after the bare question, NLL divided by characters.
+        examples: With `choices` and `label` for `multiple_choice`, tests as `answer` for `code`.
+        scorer: `exact_match`, `normalised_match` and `number` compare a greedy answer; `code` and `sql` run it, in
+            a sandbox; `multiple_choice` takes the choice whose text is likeliest after the bare question, NLL
+            divided by characters.
         listed: Multiple choice by a generated answer to the prompt that lists the options.
+        beside: Further ways to score multiple choice by likelihood: `letter`, the likeliest letter after the
+            prompt that lists the options, and `generated`, as `listed`. Each is another pass over the examples.
         max_new_tokens: Longest generated answer.
         batch_size: Rows decoded at once.
-        progress: Called with the number of examples, or of choices, just done.
+        progress: Called with the number of units just done, `num_units` in all.
         on_rows: Called before each forward pass with the indices of the examples in it, in order.
 
     Raises:
-        ConfigError: The scorer is unknown.
+        ConfigError: The scorer is unknown, or `beside` is asked of one that it does not belong to.
         ExampleError: An example lacks what the scorer needs.
+        SandboxError: The scorer runs what the model wrote, and this machine has no sandbox for it.
     """
-    if scorer == MULTIPLE_CHOICE and not listed:
-        return _by_likelihood(lm, examples, progress, on_rows)
-    judge = judge_of(scorer)
-    prompts = [prompt_of(example, "instruction") for example in examples]
-    answers = lm.generate(
-        prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress, on_rows=on_rows
+    check_golds(scorer, examples)
+    by_likelihood = scorer == MULTIPLE_CHOICE and not listed
+    if beside and not by_likelihood:
+        raise ConfigError(
+            f"beside belongs to multiple choice by likelihood, got {', '.join(beside)} with scorer {scorer}"
+            f"{', options listed' if listed else ''}: leave it out"
+        )
+
+    def answer() -> list[str]:
+        prompts = [prompt_of(example, "instruction") for example in examples]
+        return lm.generate(
+            prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress, on_rows=on_rows
+        )
+
+    if not by_likelihood:
+        answers = answer()
+        return _generated(examples, answers, judge_all(scorer, answers, examples, progress))
+    result = _by_likelihood(lm, examples, progress, on_rows)
+    if "letter" in beside:
+        letters = score_letters(lm, examples, progress, on_rows)
+        hits = [letter == choices_of(one)[1] for letter, one in zip(letters, examples, strict=True)]
+        result = _with(result, "letter", letters, hits)
+    if "generated" in beside:
+        answers = answer()
+        verdicts = judge_all(scorer, answers, examples)
+        result = _with(result, "generated", answers, [verdict.correct for verdict in verdicts])
+    return result
+
+
+def num_units(
+    examples: Sequence[Example], scorer: str, *, listed: bool = False, beside: Sequence[Beside] = ()
+) -> int:
+    """Return how often `progress` of `evaluate` is counted up: by choices, by answers, and by answers that run."""
+    if scorer != MULTIPLE_CHOICE or listed:
+        return len(examples) * (2 if scorer in EXECUTING else 1)
+    choices = sum(len(example.choices or ()) for example in examples)
+    return choices * (2 if "letter" in beside else 1) + len(examples) * ("generated" in beside)
+
+
+def _generated(
+    examples: Sequence[Example], answers: Sequence[str], verdicts: Sequence[Verdict]
+) -> EvaluationResult:
+    return _result(
+        [
+            Prediction(
+                example.id,
+                prompt_of(example, "instruction"),
+                answer,
+                example.gold,
+                verdict.correct,
+                verdict.details,
+            )
+            for example, answer, verdict in zip(examples, answers, verdicts, strict=True)
+        ]
     )
-    predictions = [
-        Prediction(example.id, prompt, answer, example.gold, judge(answer, example))
-        for example, prompt, answer in zip(examples, prompts, answers, strict=True)
-    ]
-    return _result(predictions)
-
-
-def judge_of(scorer: str) -> Scorer:
-    """Return what compares a generated answer with the right one.
-
-    Raises:
-        ConfigError: The scorer is unknown.
-    """
-    return _judge_choice if scorer == MULTIPLE_CHOICE else get_scorer(scorer)
-
-
-def _judge_choice(answer: str, example: Example) -> bool:
-    choices, label = _choices(example)
-    return read_choice(answer, choices) == label
 
 
 def _by_likelihood(
     lm: LanguageModel, examples: Sequence[Example], progress: Advance | None, on_rows: OnRows | None
 ) -> EvaluationResult:
-    owners = [(index, choice) for index, example in enumerate(examples) for choice in _choices(example)[0]]
-    rows = [lm.template.encode(prompt_of(examples[index], "cloze"), choice) for index, choice in owners]
-    named = on_rows and (lambda choices: on_rows([owners[choice][0] for choice in choices]))
-    nll = lm.token_nll(rows, progress=progress, on_rows=named)
-    sums: list[list[float]] = [[] for _ in examples]
-    lengths: list[list[int]] = [[] for _ in examples]
-    for (index, _), values in zip(owners, nll, strict=True):
-        sums[index].append(float(values.sum()))
-        lengths[index].append(len(values))
     predictions, hits = [], []
-    for example, sums_C, lengths_C in zip(examples, sums, lengths, strict=True):
-        choices, label = _choices(example)
-        taken = predict_choice(sums_C, choices, lengths_C)
+    for example, scored in zip(examples, score_texts(lm, examples, progress, on_rows), strict=True):
+        (choices, label), taken = choices_of(example), scored.taken
         rules = {"acc": taken.raw, "acc_norm": taken.by_characters, "acc_tokens": taken.by_tokens}
         hits.append({rule: choice == label for rule, choice in rules.items()})
-        details = {"nll": [round(value, 5) for value in sums_C], **rules}
+        details = {"nll": [round(value, 5) for value in scored.nll_C], **rules}
         chosen, gold = choices[taken.by_characters], choices[label]
         right = taken.by_characters == label
         predictions.append(Prediction(example.id, prompt_of(example, "cloze"), chosen, gold, right, details))
     return _result(predictions, {rule: float(np.mean([hit[rule] for hit in hits])) for rule in hits[0]})
 
 
-def _choices(example: Example) -> tuple[tuple[str, ...], int]:
-    if not example.choices or example.label is None:
-        raise ExampleError(
-            f"{example.id}: expected choices and label for the scorer multiple_choice, got none; "
-            "add them or use another scorer"
-        )
-    return example.choices, example.label
+def _with(
+    result: EvaluationResult, name: str, found: Sequence[int | str], hits: Sequence[bool]
+) -> EvaluationResult:
+    """Return a result with what another way of scoring found, and its accuracy."""
+    predictions = tuple(
+        replace(prediction, details=prediction.details | {name: value})
+        for prediction, value in zip(result.predictions, found, strict=True)
+    )
+    return replace(result, predictions=predictions, other=result.other | {name: float(np.mean(hits))})
 
 
 def _result(predictions: list[Prediction], other: dict[str, float] | None = None) -> EvaluationResult:

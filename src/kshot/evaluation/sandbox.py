@@ -155,7 +155,9 @@ class Sandbox:
         if self._bwrap is None:
             return [str(_interpreter()), *python]
         who = ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY), "--cap-drop", "ALL"]
-        if self._steps_down:  # real root keeps what it takes to become nobody, and does so before anything runs
+        if (
+            self._steps_down
+        ):  # real root keeps what it takes to become nobody, and does so before anything runs
             who = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         calls = [] if self._filter is None else ["--seccomp", str(filter_fd)]
         size = str(self.limits.file_mb * _MB)

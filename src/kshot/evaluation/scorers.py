@@ -5,6 +5,7 @@ C: choices of one question.
 
 import difflib
 import re
+import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +14,9 @@ from types import MappingProxyType
 import numpy as np
 
 from kshot.errors import ConfigError, ExampleError
+from kshot.evaluation.code_scorer import code
+from kshot.evaluation.sandbox import open_sandbox
+from kshot.evaluation.sql_scorer import sql
 from kshot.examples import Example
 
 Scorer = Callable[[str, Example], bool]
@@ -32,6 +36,8 @@ _NUMBER = re.compile(
 )
 _NAMED = r"\b(?:answer|solution|option|choice|ending)\s?(?P<number>\d{1,2})\b"
 _LEADING_LABEL = re.compile(rf"\(?(?P<letter>[A-Z])(?:\)|[.:](?=\s|$)|$)|{_NAMED}", re.IGNORECASE)
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _LABEL = re.compile(rf"\((?P<letter>[A-Z])\)|{_NAMED}", re.IGNORECASE)
 
 
@@ -47,6 +53,22 @@ def normalise_answer(text: str) -> str:
     first.
     """
     return " ".join(_answer_of(text).casefold().split()).rstrip(".").rstrip()
+
+
+def normalised_match(prediction: str, example: Example) -> bool:
+    """Say whether prediction and gold answer are the same but for case, articles, punctuation and white space.
+
+    A gold answer of which nothing is left (`?`, `the`) is compared as `exact_match` does.
+
+    Reference: SQuAD, `normalize_answer` (Rajpurkar et al. 2016); the answer is what follows the last "the answer is".
+    """
+    gold = _squad_form(example.gold)
+    return _squad_form(prediction) == gold if gold else exact_match(prediction, example)
+
+
+def _squad_form(text: str) -> str:
+    bare = _answer_of(text).lower().translate(_NO_PUNCTUATION)
+    return " ".join(_ARTICLE.sub(" ", bare).split())
 
 
 def number(prediction: str, example: Example) -> bool:
@@ -83,7 +105,12 @@ def last_number(text: str) -> Fraction | None:
     return -value if parts["sign"] or parts["late_sign"] else value
 
 
-SCORERS: Mapping[str, Scorer] = MappingProxyType({"exact_match": exact_match, "number": number})
+EXECUTING: Mapping[str, Scorer] = MappingProxyType({"code": code, "sql": sql})
+"""Scorers that run what the model wrote."""
+
+SCORERS: Mapping[str, Scorer] = MappingProxyType(
+    {"exact_match": exact_match, "normalised_match": normalised_match, "number": number, **EXECUTING}
+)
 
 
 def get_scorer(name: str) -> Scorer:
@@ -91,7 +118,10 @@ def get_scorer(name: str) -> Scorer:
 
     Raises:
         ConfigError: There is none; the message names the nearest.
+        SandboxError: It runs what the model wrote, and this machine has no sandbox for it.
     """
+    if name in EXECUTING:
+        open_sandbox()
     if name in SCORERS:
         return SCORERS[name]
     nearest = difflib.get_close_matches(name, SCORERS, n=1, cutoff=0.0)[0]
@@ -167,11 +197,39 @@ def read_choice(prediction: str, choices: Sequence[str]) -> int | None:
     leading = _LEADING_LABEL.match(_answer_of(prediction))
     labels = [leading] if leading else []
     for match in labels + list(_LABEL.finditer(prediction))[::-1]:
-        letter = match["letter"]
-        index = int(match["number"]) - 1 if letter is None else ord(letter.upper()) - ord("A")
-        if 0 <= index < len(choices):
+        if 0 <= (index := _index_of(match)) < len(choices):
             return index
     return None
+
+
+def labelled_answers(output: str, choices: Sequence[str], label: int) -> tuple[str, ...] | None:
+    """Return what each choice would be called in place of the right one, up to its letter or number.
+
+    "The answer is (B) fire" becomes "The answer is (A", "The answer is (B" and so on; "the correct answer is
+    answer2" becomes "the correct answer is answer1" and so on.
+
+    Args:
+        output: The right response.
+        choices: Of the question.
+        label: Index of the right one.
+
+    Returns:
+        An answer for each choice; None where the output does not name the right one by letter or number.
+    """
+    after = len(output) - len(_ANSWER_IS.split(output)[-1])
+    leading = _LEADING_LABEL.match(output, after)
+    for match in ([leading] if leading else []) + list(_LABEL.finditer(output)):
+        if _index_of(match) == label:
+            kind = "number" if match["letter"] is None else "letter"
+            first = "1" if kind == "number" else "A" if match["letter"].isupper() else "a"
+            names = [str(i + 1) if kind == "number" else chr(ord(first) + i) for i in range(len(choices))]
+            return tuple(output[: match.start(kind)] + name for name in names)
+    return None
+
+
+def _index_of(match: re.Match[str]) -> int:
+    letter = match["letter"]
+    return int(match["number"]) - 1 if letter is None else ord(letter.upper()) - ord("A")
 
 
 def _answer_of(text: str) -> str:

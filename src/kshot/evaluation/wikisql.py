@@ -20,7 +20,9 @@ _QUERY = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _AND = re.compile(r"\s+AND\s+(?=(?:TABLEalias0\.)?\S+_FIELD\s*[=<>])", re.IGNORECASE)
-_CONDITION = re.compile(_COLUMN.format("column") + r"\s*(?P<sign>[=<>])\s*(?P<value>.+)", re.DOTALL | re.IGNORECASE)
+_CONDITION = re.compile(
+    _COLUMN.format("column") + r"\s*(?P<sign>[=<>])\s*(?P<value>.+)", re.DOTALL | re.IGNORECASE
+)
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
 
 Sign = Literal["=", "<", ">"]
@@ -59,7 +61,7 @@ class Query:
     def to_sql(self) -> str:
         """Return SQLite's form, over the table named `table`."""
         column = quoted(self.column)
-        sql = f"SELECT {f'{self.aggregate}({column})' if self.aggregate else column} FROM \"table\""
+        sql = f'SELECT {f"{self.aggregate}({column})" if self.aggregate else column} FROM "table"'
         conditions = [f"{quoted(one.column)} {one.sign} {literal(one.value)}" for one in self.conditions]
         return f"{sql} WHERE {' AND '.join(conditions)}" if conditions else sql
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kshot.errors import ExampleError
-from kshot.evaluation.runner import MULTIPLE_CHOICE
-from kshot.evaluation.scorers import get_scorer
+from kshot.evaluation.judging import MULTIPLE_CHOICE, check_golds
 from kshot.examples import Example
 from kshot.prompts import PromptTemplate, TokenisedExample, form_of, prompt_of
 
@@ -70,10 +69,12 @@ def ask_shots(lm: Reader, shots: Sequence[Example], scorer: str, *, listed: bool
     Raises:
         ConfigError: The scorer is unknown.
         ExampleError: There are none, one lacks what the scorer needs or does not fit the model's context.
+        SandboxError: The scorer runs what the model wrote, and this machine has no sandbox for it.
     """
     if not shots:
         raise ExampleError("expected at least one shot, got none: give labelled examples of the task")
-    _check_golds(shots, scorer)
+    if scorer != MULTIPLE_CHOICE:  # whose rows `_ask` looks at
+        check_golds(scorer, shots)
     asked = [_ask(lm, shot, scorer, listed) for shot in shots]
     for number, one in enumerate(asked, start=1):
         if one.longest > lm.max_length:
@@ -82,14 +83,6 @@ def ask_shots(lm: Reader, shots: Sequence[Example], scorer: str, *, listed: bool
                 f"{lm.name or 'the model'}, got {one.longest}: shorten it or leave it out"
             )
     return asked
-
-
-def _check_golds(shots: Sequence[Example], scorer: str) -> None:
-    """Let the scorer see each right answer, so that what it cannot read is found before hours of work."""
-    if scorer != MULTIPLE_CHOICE:
-        judge = get_scorer(scorer)
-        for shot in shots:
-            judge(shot.gold, shot)
 
 
 def _ask(lm: Reader, shot: Example, scorer: str, listed: bool) -> AskedShot:

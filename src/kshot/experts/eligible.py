@@ -26,6 +26,10 @@ class Scored(Protocol):
         """Mean over the shots of exp(mean token NLL); may be infinite."""
 
     @property
+    def answer_first_ppl(self) -> float | None:
+        """The same with the answer before the rationale; None where no shot has a rationale."""
+
+    @property
     def mean_nll(self) -> float:
         """Mean over the shots of the mean token NLL, in nats."""
 

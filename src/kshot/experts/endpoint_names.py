@@ -14,10 +14,15 @@ _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes for --max-l
 
 
 def served_names(bank: Bank, settings: EndpointConfig) -> dict[str, str]:
-    """Return the served name of each adapter.
+    """Return the served name of each adapter."""
+    return {name: settings.names.get(name, settings.prefix + name) for name in bank.names}
+
+
+def check_names(bank: Bank, settings: EndpointConfig) -> None:
+    """Refuse a name for an adapter that there is not.
 
     Raises:
-        ConfigError: A name is given for an adapter that the bank does not have.
+        ConfigError: The bank has no such adapter.
     """
     strange = [name for name in settings.names if name not in bank.names]
     if strange:
@@ -26,7 +31,6 @@ def served_names(bank: Bank, settings: EndpointConfig) -> dict[str, str]:
             f"experts.endpoint.names: expected names of adapters, got {strange[0]!r}; "
             f"there are {', '.join(near)}"
         )
-    return {name: settings.names.get(name, settings.prefix + name) for name in bank.names}
 
 
 def vllm_command(base: ServedBase, adapters: Sequence[Adapter], served: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from kshot.bank import Adapter
 from kshot.endpoint import in_threads
 from kshot.errors import AdapterError
-from kshot.evaluation.runner import judge_of
+from kshot.evaluation.judging import judge_of
 from kshot.experts.asked_shots import AskedShot, by_likelihood
 from kshot.experts.endpoint_base import ServedBase
 from kshot.experts.endpoint_client import CompletionsClient

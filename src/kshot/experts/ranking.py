@@ -17,6 +17,8 @@ class RankedAdapter:
         name: Of the adapter.
         accuracy: Share of shots answered rightly.
         reasoning_ppl: Mean over the shots of exp(mean token NLL); may be infinite.
+        answer_first_ppl: The same with the answer before the rationale, for comparison; None where no shot
+            has a rationale.
         mean_nll: Mean over the shots of the mean token NLL, in nats.
         rank_ppl: RP over the bank, 1 being best; ties share the average rank.
         rank_accuracy: RA, likewise.
@@ -30,6 +32,7 @@ class RankedAdapter:
     name: str
     accuracy: float
     reasoning_ppl: float
+    answer_first_ppl: float | None
     mean_nll: float
     rank_ppl: float
     rank_accuracy: float
@@ -58,6 +61,7 @@ def rank_adapters(scores: Sequence[Scored], losses: ShotLosses | None = None) ->
             name=scores[place].name,
             accuracy=scores[place].accuracy,
             reasoning_ppl=scores[place].reasoning_ppl,
+            answer_first_ppl=scores[place].answer_first_ppl,
             mean_nll=scores[place].mean_nll,
             rank_ppl=float(rank_ppl[place]),
             rank_accuracy=float(rank_accuracy[place]),

@@ -41,7 +41,8 @@ class SentModel:
         lm = self.model
         if lm is None:
             try:
-                lm = LanguageModel.load(**self.arguments)
+                reference, others = self.arguments["reference"], self.arguments
+                lm = LanguageModel.load(reference, dtype=others["dtype"], quantization=others["quantization"])
             except SourceError as error:
                 raise SourceError(
                     f"a worker on {platform.node()} cannot load the base model: {error}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kshot.evaluation.runner import judge_of
+from kshot.evaluation.judging import judge_all
 from kshot.experts.asked_shots import AskedShot
 from kshot.experts.batch_plan import Pair, answer_bytes, likelihood_bytes, product_batches
 from kshot.experts.prompt_cache import (
@@ -97,16 +97,14 @@ class ShotPasses:
             pairs: Rows decoded at once.
             prompts: Of these pairs, where they have been run.
         """
-        judge = judge_of(self._settings.scorer)
         texts = self._lm.answer_batch(
             self._prompt_ids(pairs),
             max_new_tokens=self._settings.max_new_tokens,
             on_rows=lambda places: rows.use([pairs[place][0] for place in places]),
             cache=None if prompts is None else prompts.to_cache(self._lm.model),
         )
-        return [
-            (text, judge(text, self._asked[shot].shot)) for text, (_, shot) in zip(texts, pairs, strict=True)
-        ]
+        verdicts = judge_all(self._settings.scorer, texts, [self._asked[shot].shot for _, shot in pairs])
+        return [(text, verdict.correct) for text, verdict in zip(texts, verdicts, strict=True)]
 
     def _prompt_ids(self, pairs: Sequence[Pair]) -> list[tuple[int, ...]]:
         asked = [self._asked[shot] for _, shot in pairs]

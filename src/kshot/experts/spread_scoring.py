@@ -19,8 +19,8 @@ from kshot.experts.shot_passes import ScoringSettings
 from kshot.experts.shot_runner import ShotRunner
 from kshot.mixture import LoraExpert
 
-# A lost worker costs so many. They fill a batch: 16 shots of 4 adapters are the 64 rows from which SmolLM2-135M
-# decodes no faster, and at 7B a batch is full with fewer.
+# A lost worker costs so many. They fill a batch: 16 shots of 4 adapters are the 64 rows from which
+# SmolLM2-135M decodes no faster, and at 7B a batch is full with fewer.
 ADAPTERS_A_SHARD = 4
 
 
@@ -138,8 +138,7 @@ class Scorer:
         Raises:
             AdapterError: An adapter does not fit.
         """
-        self._found.put(shard.known)
-        self._found.fresh = {}
+        self._found.begin(shard.known)
         self._runner.run(shard.adapters)
         return self._found.fresh
 
@@ -151,7 +150,13 @@ class _Found(ScoreStore):
         super().__init__()
         self.fresh: dict[str, Any] = {}
 
+    def begin(self, known: Mapping[str, Any]) -> None:
+        """Take what is known already; nothing is new."""
+        super().put(known)
+        self.fresh = {}
+
     def put(self, values: Mapping[str, Any]) -> None:
+        """Keep values, and note that they are new."""
         super().put(values)
         self.fresh |= values
 

@@ -8,7 +8,9 @@ from typing import Any, Literal
 import peft
 
 from kshot.atomic import write_json
-from kshot.evaluation import evaluate
+from kshot.evaluation import evaluate, num_units
+from kshot.evaluation.sandbox import open_sandbox
+from kshot.evaluation.scorers import EXECUTING
 from kshot.evaluation.statistics import mcnemar
 from kshot.experts import attached
 from kshot.language_model import LanguageModel
@@ -27,6 +29,18 @@ ARMS: dict[Arm, str] = {
 _MADE_BY = {"best_single_tuned": "single", "tuned_mixture": "expert"}
 
 
+def check_sandbox(inputs: Inputs) -> None:
+    """See that what models write can be run, where the task does, and say so where nothing shuts it in.
+
+    Raises:
+        SandboxError: It cannot.
+    """
+    if inputs.task.scorer in EXECUTING and not open_sandbox().isolated:
+        inputs.progress.say(
+            "warning: without bubblewrap, what models write runs with your rights: it can read and change your files"
+        )
+
+
 def arm_reads(inputs: Inputs, run: RunFolder, arm: Arm) -> str:
     """Return the hash of what the evaluation of an arm reads."""
     made = {"base": inputs.base_digest}.get(arm) or run.wrote(_MADE_BY.get(arm, "experts"))
@@ -37,15 +51,15 @@ def arm_reads(inputs: Inputs, run: RunFolder, arm: Arm) -> str:
 def run_arm(inputs: Inputs, run: RunFolder, arm: Arm, folder: Path) -> None:
     """Write predictions and numbers of one arm."""
     task = inputs.task
-    total = len(inputs.test)
-    if task.scorer == "multiple_choice" and not task.lists_options:
-        total = sum(len(example.choices or ()) for example in inputs.test)
+    beside = task.evaluation.beside
+    total = num_units(inputs.test, task.scorer, listed=task.lists_options, beside=beside)
     with _model_of(inputs, run, arm) as lm, inputs.progress.bar(f"testing {ARMS[arm]}", total) as advance:
         result = evaluate(
             lm,
             inputs.test,
             scorer=task.scorer,
             listed=task.lists_options,
+            beside=beside,
             max_new_tokens=task.evaluation.max_new_tokens,
             batch_size=task.evaluation.batch_size,
             progress=advance,

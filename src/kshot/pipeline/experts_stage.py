@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kshot.atomic import write_json
-from kshot.errors import AdapterError
+from kshot.errors import AdapterError, ConfigError
 from kshot.experts import (
     ExpertSelection,
     Scores,
@@ -19,6 +19,7 @@ from kshot.experts import (
     select_experts,
 )
 from kshot.experts.endpoint_client import CompletionsClient
+from kshot.experts.endpoint_names import check_names
 from kshot.pipeline.inputs import Inputs
 from kshot.pipeline.screening_stage import survivors
 from kshot.run_folder import SCORE_SECONDS, SCORE_STORE, SCORES, SELECTION, SIMILARITY, RunFolder, digest
@@ -36,7 +37,12 @@ def check_scoring(inputs: Inputs) -> None:
     endpoint = inputs.task.experts.endpoint
     if endpoint is None:
         _ = inputs.lm
+    elif inputs.engine:
+        raise ConfigError(
+            "expected one place where adapters are scored, got an engine and experts.endpoint: leave out one"
+        )
     else:
+        check_names(inputs.bank, endpoint)
         CompletionsClient(endpoint, inputs.served_base)
 
 
@@ -44,7 +50,7 @@ def experts_reads(inputs: Inputs) -> str:
     """Return the hash of what this stage reads."""
     task = inputs.task
     experts = task.experts.model_dump(mode="json", exclude=_CHANGE_NOTHING)
-    settings = [task.scorer, task.evaluation.model_dump(), experts, task.name]
+    settings = [task.scorer, task.evaluation.model_dump(exclude={"beside"}), experts, task.name]
     return digest([inputs.base_digest, inputs.shots_digest, inputs.bank_digest, settings])
 
 
@@ -99,9 +105,14 @@ def _score(inputs: Inputs, run: RunFolder, folder: Path) -> Scores:
                 **asked,
             )
         else:
-            memory_mb = task.experts.memory_mb
             scores = score_experts(
-                inputs.lm, bank, inputs.shots, memory_mb=memory_mb, progress=advance, **asked
+                inputs.lm,
+                bank,
+                inputs.shots,
+                memory_mb=task.experts.memory_mb,
+                engine=inputs.engine,
+                progress=advance,
+                **asked,
             )
     for name, reason in scores.failures.items():
         inputs.progress.say(f"left out {name}: {reason}")

@@ -11,6 +11,7 @@ from kshot.bank import Bank
 from kshot.config import TaskConfig
 from kshot.corpus import KeptOut, Pool, PoolSurvey, fingerprint, pool_contents, read_pool, survey_pool
 from kshot.corpus.decontamination import named_groups
+from kshot.engine import Engine
 from kshot.errors import AdapterError, ConfigError, ExampleError
 from kshot.examples import HUB_SCHEME, Example, read_examples
 from kshot.experts import ServedBase
@@ -27,10 +28,12 @@ class Inputs:
     Attributes:
         task: The resolved task file.
         progress: Where to say what takes long.
+        engine: Whose workers score adapters; None: this process.
     """
 
     task: TaskConfig
     progress: Progress
+    engine: Engine | None = None
     shots: list[Example] = field(init=False)
     test: list[Example] = field(init=False)
     bank: Bank = field(init=False)

@@ -14,7 +14,7 @@ tags: [kshot, mixture-of-loras]
 # {name}
 
 A task expert made by kshot (method: arXiv 2408.15915) on `{base_model}`: {what},
-tuned on the task's shots and on selected open rows.
+tuned on the task's shots and on selected open rows.{trained_under}
 
 | expert | licence | trained on | origin |
 |---|---|---|---|
@@ -23,10 +23,22 @@ tuned on the task's shots and on selected open rows.
 ```python
 import kshot, peft, transformers
 
-base = transformers.AutoModelForCausalLM.from_pretrained("path of {base_model}")
+base = transformers.AutoModelForCausalLM.from_pretrained("path of {base_model}"{loading})
 model = peft.PeftModel.from_pretrained(base, "path of this folder")
 ```
 """
+
+_QUANTISED = """
+The weights of the base were in {bits} bits while it was tuned and measured; on a base of other precision it
+computes something else, so load it as shown."""
+_LOADING = {
+    "none": "",
+    "8bit": ", quantization_config=transformers.BitsAndBytesConfig(load_in_8bit=True)",
+    "4bit": (
+        ", quantization_config=transformers.BitsAndBytesConfig(load_in_4bit=True, "
+        'bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)'
+    ),
+}
 
 
 def mixture_card(task: TaskConfig, experts: Sequence[str], bank: Bank) -> str:
@@ -46,4 +58,12 @@ def mixture_card(task: TaskConfig, experts: Sequence[str], bank: Bank) -> str:
     rows = [
         f"| {one.name} | {one.licence} | {one.trained_on or 'unknown'} | {one.origin} |" for one in entries
     ]
-    return _CARD.format(name=task.name, base_model=task.base_model, what=what, experts="\n".join(rows))
+    kind = task.quantization
+    return _CARD.format(
+        name=task.name,
+        base_model=task.base_model,
+        what=what,
+        experts="\n".join(rows),
+        trained_under="" if kind == "none" else _QUANTISED.format(bits=kind.removesuffix("bit")),
+        loading=_LOADING[kind],
+    )

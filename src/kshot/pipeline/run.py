@@ -11,10 +11,12 @@ import yaml
 
 from kshot.atomic import write_json
 from kshot.config import TaskConfig, read_task
+from kshot.engine import Engine
+from kshot.evaluation.sandbox import unsafe_code
 from kshot.events import WHOLE_RUN, LoggedProgress
 from kshot.pipeline.data_stage import data_reads, run_data
 from kshot.pipeline.environment import describe_environment
-from kshot.pipeline.evaluation_stage import ARMS, arm_reads, run_arm, write_results
+from kshot.pipeline.evaluation_stage import ARMS, arm_reads, check_sandbox, run_arm, write_results
 from kshot.pipeline.experts_stage import check_scoring, experts_reads, run_experts
 from kshot.pipeline.inputs import Inputs
 from kshot.pipeline.screening_stage import run_screening, screening_reads
@@ -57,6 +59,8 @@ def run(
     *,
     until: Goal = "report",
     seed: int | None = None,
+    allow_unsafe_code: bool = False,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run the pipeline.
@@ -66,6 +70,9 @@ def run(
         out: The run folder; a run that was killed goes on where it stood.
         until: The last stage to run.
         seed: In place of the task's.
+        allow_unsafe_code: Where bubblewrap is absent, let the scorers `code` and `sql` run what models write with
+            the rights of this process, under limits of time and memory alone.
+        engine: Whose workers score the adapters, such as `kshot.engine.RayEngine`; None: this process.
         progress: Where to show what is going on.
 
     Raises:
@@ -74,10 +81,10 @@ def run(
     progress = progress or Silent()
     config = task if isinstance(task, TaskConfig) else read_task(task)
     config = config if seed is None else config.model_copy(update={"seed": seed})
-    inputs = Inputs(config, progress)
+    inputs = Inputs(config, progress, engine)
     folder = RunFolder(out)
     inputs.progress = LoggedProgress(folder.event, progress)
-    with folder.watched(WHOLE_RUN, until=until):
+    with folder.watched(WHOLE_RUN, until=until), unsafe_code(allow_unsafe_code):
         return _run(inputs, folder, until)
 
 
@@ -108,7 +115,10 @@ def _check(inputs: Inputs, folder: RunFolder, goal: int) -> None:
         check_tracker(inputs.task.training.report_to)
     if _is_ordered(inputs, goal) and not folder.is_finished("screening", screening_reads(inputs)):
         _ = inputs.lm
-    if goal >= GOALS.index("experts") and not folder.is_finished("experts", experts_reads(inputs)):
+    scores = goal >= GOALS.index("experts") and not folder.is_finished("experts", experts_reads(inputs))
+    if scores or (goal >= GOALS.index("eval") and inputs.test):
+        check_sandbox(inputs)
+    if scores:
         check_scoring(inputs)
     if goal >= GOALS.index("data") and not folder.is_finished("data", data_reads(inputs)):
         inputs.check_budget()

@@ -137,7 +137,7 @@ def gold_answer(example: Example, scorer: str) -> str:
     """Return the right answer as the model is told it: a choice's text, or what is compared."""
     if scorer == "multiple_choice" and example.choices and example.label is not None:
         return example.choices[example.label]
-    return example.gold
+    return example.output if scorer == "code" else example.gold  # of which the answer is the tests
 
 
 def checked_style(name: str) -> Style:

@@ -26,6 +26,8 @@ class Missing:
 class RankedAdapter:
     """An adapter's scores on the shots and its ranks; an infinite perplexity or NLL is None.
 
+    `answer_first_ppl` is None as well where no shot has a rationale.
+
     `loss`, its `stderr` and `near_tie`, that the next adapter may be as good, are of the method `robust`
     alone.
     """
@@ -33,6 +35,7 @@ class RankedAdapter:
     name: str
     accuracy: float
     reasoning_ppl: float | None
+    answer_first_ppl: float | None
     mean_nll: float | None
     rank_ppl: float
     rank_accuracy: float

@@ -48,18 +48,19 @@ class HiddenStateEncoder:
         """Embed texts; see `TextEncoder.encode`."""
         lm = self._lm
         lm.model.eval()
-        rows = [self._tokens(text) for text in texts]
+        ids = [self._ids(text) for text in texts]
+        filled = [index for index, row in enumerate(ids) if row]  # an empty text stays a row of zeros
+        rows = [TokenisedExample(ids[index], len(ids[index])) for index in filled]
         vectors_ND = np.zeros((len(texts), _hidden_size(lm.model)), dtype=np.float32)
-        for indices in length_batches([len(row) for row in rows], self._tokens_per_batch):
-            batch = pad_left([rows[index] for index in indices], lm.pad_id, lm.device)
+        for places in length_batches([len(row) for row in rows], self._tokens_per_batch):
+            batch = pad_left([rows[place] for place in places], lm.pad_id, lm.device)
             hidden_BTD = _last_hidden(lm.model, batch.input_ids, batch.attention_mask)
-            vectors_ND[indices] = position_weighted_mean(hidden_BTD, batch.attention_mask).cpu().numpy()
+            means_BD = position_weighted_mean(hidden_BTD, batch.attention_mask)
+            vectors_ND[[filled[place] for place in places]] = means_BD.cpu().numpy()
         return unit_rows(vectors_ND, self._name, texts)
 
-    def _tokens(self, text: str) -> TokenisedExample:
-        ids = self._lm.tokenizer(text)["input_ids"][: self._max_length]
-        ids = ids or [self._lm.pad_id]  # of an empty text
-        return TokenisedExample(tuple(ids), len(ids))
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._lm.tokenizer(text, truncation=True, max_length=self._max_length)["input_ids"])
 
 
 def position_weighted_mean(hidden_BTD: Tensor, attention_mask_BT: Tensor) -> Tensor:

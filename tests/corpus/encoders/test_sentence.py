@@ -1,4 +1,4 @@
-"""Embedding: against the model's own pooling done by hand, on models made here."""
+"""Sentence encoders: against the model's own pooling done by hand, on models made here."""
 
 from pathlib import Path
 
@@ -12,19 +12,16 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
-from kshot.corpus.embedding import MAX_CHARACTERS, SentenceEncoder, text_of
-from kshot.errors import ExampleError, SourceError
-from kshot.examples import Example
+from kshot.corpus.encoders import SentenceEncoder
+from kshot.errors import SourceError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "dog", "sat", "query", ":", "on", "mat"]
 TEXTS = ["the cat sat", "dog", "the dog sat on the mat on the mat", "the cat sat"]
 
 
-@pytest.fixture(scope="module")
-def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers with mean pooling, saved as sentence-transformers saves one."""
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
+def _write_bert(folder: Path, seed: int) -> Path:
+    """Write a BERT of two layers with mean pooling as sentence-transformers saves one."""
+    torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=len(WORDS),
         hidden_size=32,
@@ -37,7 +34,12 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     BertTokenizerFast(vocab=vocabulary).save_pretrained(folder / "bert")
     modules = [Transformer(str(folder / "bert"), max_seq_length=32), Pooling(32)]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"))
-    return folder
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _write_bert(tmp_path_factory.mktemp("encoder"), seed=0)
 
 
 @pytest.fixture
@@ -53,9 +55,9 @@ def static_folder(tmp_path: Path) -> Path:
 
 
 def test_against_mean_pooling_by_hand(bert_folder: Path) -> None:
-    vectors_ND = SentenceEncoder(str(bert_folder / "model"), batch_size=2, device="cpu").encode(TEXTS)
-    tokenizer = AutoTokenizer.from_pretrained(bert_folder / "bert")
-    model = AutoModel.from_pretrained(bert_folder / "bert").eval()
+    vectors_ND = SentenceEncoder(bert_folder, batch_size=2, device="cpu").encode(TEXTS)
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder.parent / "bert")
+    model = AutoModel.from_pretrained(bert_folder.parent / "bert").eval()
     for text, vector_D in zip(TEXTS, vectors_ND, strict=True):
         with torch.no_grad():
             mean_D = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0).numpy()
@@ -63,7 +65,7 @@ def test_against_mean_pooling_by_hand(bert_folder: Path) -> None:
 
 
 def test_invariant_unit_float32_and_same_bytes(bert_folder: Path) -> None:
-    encoder = SentenceEncoder(str(bert_folder / "model"), device="cpu")
+    encoder = SentenceEncoder(bert_folder, device="cpu")
     vectors_ND = encoder.encode(TEXTS)
     assert vectors_ND.dtype == np.float32
     assert vectors_ND.shape == (4, 32)
@@ -71,50 +73,51 @@ def test_invariant_unit_float32_and_same_bytes(bert_folder: Path) -> None:
     assert vectors_ND.tobytes() == encoder.encode(TEXTS).tobytes()
 
 
-def test_prefix_stands_before_each_text_and_in_the_name(bert_folder: Path) -> None:
-    folder = str(bert_folder / "model")
-    plain, prefixed = (
-        SentenceEncoder(folder, device="cpu"),
-        SentenceEncoder(folder, prefix="query: ", device="cpu"),
-    )
+def test_prefix_stands_before_each_text(bert_folder: Path) -> None:
+    plain = SentenceEncoder(bert_folder, device="cpu")
+    prefixed = SentenceEncoder(bert_folder, prefix="query: ", device="cpu")
     written_out = plain.encode(["query: " + text for text in TEXTS])
     np.testing.assert_array_equal(prefixed.encode(TEXTS), written_out)
-    assert plain.name == folder
-    assert prefixed.name == f"{folder} prefix='query: '"
+
+
+def test_the_name_tells_weights_and_prefix_apart(bert_folder: Path, tmp_path: Path) -> None:
+    plain = SentenceEncoder(bert_folder, device="cpu").name
+    assert plain.startswith("model ")
+    assert SentenceEncoder(bert_folder, device="cpu").name == plain
+    names = {
+        plain,
+        SentenceEncoder(bert_folder, prefix="query: ", device="cpu").name,
+        SentenceEncoder(_write_bert(tmp_path, seed=1), device="cpu").name,
+        SentenceEncoder(bert_folder, label="owner/name", device="cpu").name,
+    }
+    assert len(names) == 4
+    assert f"{plain} prefix='query: '" in names
 
 
 def test_no_text_gives_no_row(bert_folder: Path) -> None:
-    assert SentenceEncoder(str(bert_folder / "model"), device="cpu").encode([]).shape == (0, 32)
+    assert SentenceEncoder(bert_folder, device="cpu").encode([]).shape == (0, 32)
 
 
-def test_text_of_has_request_and_output() -> None:
-    assert text_of(Example("add", "3", input="1 2")) == "add\n\n1 2\n3"
-
-
-def test_text_of_cuts_both_parts() -> None:
-    text = text_of(Example("a" * 10_000_000, "b" * 10_000_000))
-    assert text == "a" * MAX_CHARACTERS + "\n" + "b" * MAX_CHARACTERS
-
-
-def test_half_a_surrogate_pair_can_be_embedded(bert_folder: Path) -> None:
-    encoder = SentenceEncoder(str(bert_folder / "model"), device="cpu")
-    assert encoder.encode([text_of(Example("the cat \ud83d", "dog"))]).shape == (1, 32)
-
-
-def test_refuses_a_zero_vector(static_folder: Path) -> None:
-    encoder = SentenceEncoder(str(static_folder), device="cpu")
-    with pytest.raises(
-        ExampleError, match=r"got zeros from the encoder .* for text 1, 'cat': leave the row out"
-    ):
-        encoder.encode(["the", "cat"])
+def test_a_text_of_which_it_knows_nothing_is_a_row_of_zeros(static_folder: Path) -> None:
+    vectors_ND = SentenceEncoder(static_folder, device="cpu").encode(["the", "cat"])
+    np.testing.assert_allclose(vectors_ND, [[0.5**0.5, 0.5**0.5], [0, 0]], atol=1e-6)
 
 
 def test_refuses_nan(static_folder: Path) -> None:
-    encoder = SentenceEncoder(str(static_folder), device="cpu")
+    encoder = SentenceEncoder(static_folder, device="cpu")
     with pytest.raises(SourceError, match=r"got norm nan for 'dog': its weights are damaged"):
         encoder.encode(["the", "dog"])
 
 
 def test_refuses_a_folder_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"cannot load the encoder .*check data\.encoder"):
-        SentenceEncoder(str(tmp_path), device="cpu")
+    with pytest.raises(SourceError, match=r"cannot load the encoder .*safetensors: check data\.encoder"):
+        SentenceEncoder(tmp_path, device="cpu")
+
+
+def test_refuses_weights_that_would_be_unpickled(tmp_path: Path) -> None:
+    folder = _write_bert(tmp_path, seed=0)
+    model = BertModel.from_pretrained(tmp_path / "bert")
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(SourceError, match=r"cannot load the encoder .*safetensors"):
+        SentenceEncoder(folder, device="cpu")

@@ -1,0 +1,238 @@
+"""What keeps a server healthy: keys, limits, broken requests, clients that leave, metrics, its page."""
+
+import base64
+import hashlib
+import http.client
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+from openai import OpenAI
+
+from kshot.serving.gate import ClientRates
+from kshot.serving.limits import Limits
+
+from .conftest import NEW_TOKENS, Served, serving
+
+CHAT = "/v1/chat/completions"
+ASKED = {"model": "tokens", "messages": [{"role": "user", "content": "yes"}], "max_tokens": NEW_TOKENS}
+LONG = ASKED | {"max_tokens": 400, "temperature": 2.0, "seed": 1}
+
+
+class Reply:
+    """A response that was read."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.text = response.read().decode()
+
+    @property
+    def error(self) -> dict:
+        return json.loads(self.text)["error"]
+
+
+def call(url: str, path: str, body: object = None, **headers: str) -> Reply:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    kind = {} if data is None else {"Content-Type": "application/json"}
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request("GET" if data is None else "POST", path, data, kind | named)
+    reply = Reply(connection.getresponse())
+    connection.close()
+    return reply
+
+
+def is_healthy(url: str, **headers: str) -> bool:
+    answered = call(url, CHAT, ASKED, **headers).status == 200
+    return answered and call(url, "/health").status == call(url, "/ready").status == 200
+
+
+def count(url: str, sample: str) -> float:
+    found = re.search(rf"^{re.escape(sample)} (\S+)$", call(url, "/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000, b'{"model": 1e999}', b'{"model": NaN}'],
+)
+def test_malformed_json(url: str, body: bytes) -> None:
+    reply = call(url, CHAT, body)
+    assert reply.status == 400
+    assert set(reply.error) == {"message", "type", "param", "code"}
+    assert is_healthy(url)
+
+
+def test_other_kinds_of_content_are_refused(url: str) -> None:
+    reply = call(url, CHAT, ASKED, Content_Type="text/plain")
+    assert reply.status == 415
+    assert reply.error["message"] == "expected Content-Type application/json, got text/plain"
+
+
+def test_unknown_paths_and_methods(url: str) -> None:
+    assert call(url, "/v1/embeddings", {}).status == 404
+    assert call(url, CHAT).status == 405
+    assert call(url, "/docs").status == 404
+    assert "ChatRequest" in call(url, "/openapi.json").text
+
+
+def test_other_hosts_are_refused(url: str) -> None:
+    assert call(url, "/health", Host="127.0.0.1:1").status == 200
+    assert call(url, "/health", Host="evil.example").status == 400
+
+
+def test_no_other_origin_may_read(url: str) -> None:
+    reply = call(url, "/v1/models", Origin="https://evil.example")
+    assert "access-control-allow-origin" not in reply.headers
+
+
+def test_keys(served: Served) -> None:
+    with serving(served, Limits(api_key="right")) as url:
+        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "right"}):
+            for path, body in (("/v1/models", None), (CHAT, ASKED), ("/metrics", None), ("/openapi.json", None)):
+                reply = call(url, path, body, **given)
+                assert reply.status == 401
+                assert reply.error["code"] == "invalid_api_key"
+                assert "right" not in reply.text
+        with OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError):
+                client.models.list()
+        assert call(url, "/").status == 200
+        assert is_healthy(url, Authorization="Bearer right")
+
+
+def test_large_bodies(served: Served) -> None:
+    with serving(served, Limits(max_body_bytes=1000)) as url:
+        body = ASKED | {"user": "x" * 2000}
+        reply = call(url, CHAT, body)
+        assert reply.status == 413
+        assert reply.error["type"] == "invalid_request_error"
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+        chunks = iter([json.dumps(body).encode()])
+        connection.request("POST", CHAT, chunks, {"Content-Type": "application/json"}, encode_chunked=True)
+        assert connection.getresponse().status == 413
+        connection.close()
+        assert is_healthy(url)
+
+
+def test_rates(served: Served) -> None:
+    with serving(served, Limits(requests_per_minute=3)) as url:
+        replies = [call(url, "/v1/models") for _ in range(4)]
+        assert [reply.status for reply in replies] == [200, 200, 200, 429]
+        assert replies[-1].error["code"] == "rate_limit_exceeded"
+        assert 1 <= int(replies[-1].headers["retry-after"]) <= 21
+        assert call(url, "/health").status == call(url, "/metrics").status == 200
+
+
+def test_a_bucket_fills_up_steadily() -> None:
+    now = [0.0]
+    rates = ClientRates(2, lambda: now[0])
+    assert [rates.wait_s("a") for _ in range(3)] == [0, 0, pytest.approx(30)]
+    assert rates.wait_s("b") == 0
+    now[0] = 29
+    assert rates.wait_s("a") == pytest.approx(1)
+    now[0] = 30.5
+    assert [rates.wait_s("a"), rates.wait_s("a")] == [0, pytest.approx(29.5)]
+    now[0] = 1000
+    assert [rates.wait_s("a") > 0 for _ in range(3)] == [False, False, True]
+
+
+def test_a_full_queue(served: Served) -> None:
+    with serving(served, max_rows=1, max_waiting=1) as url:
+        with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            streams = [client.chat.completions.create(**LONG, stream=True) for _ in range(2)]
+            reply = call(url, CHAT, ASKED)
+            assert (reply.status, reply.error["code"]) == (429, "queue_full")
+            assert reply.headers["retry-after"] == "1"
+            assert call(url, "/ready").status == 503
+            for stream in streams:
+                stream.close()
+            wait_until(lambda: call(url, "/ready").status == 200)
+            assert is_healthy(url)
+
+
+def test_deadlines(served: Served) -> None:
+    with serving(served, Limits(timeout_s=0.05)) as url:
+        reply = call(url, CHAT, LONG)
+        assert (reply.status, reply.error["type"]) == (504, "timeout_error")
+        events = call(url, CHAT, LONG | {"stream": True}).text.strip().split("\n\n")
+        assert json.loads(events[-1].removeprefix("data: "))["error"]["type"] == "timeout_error"
+        wait_until(lambda: count(url, "kshot_running_rows") == 0)
+        assert call(url, "/health").status == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_clients_that_leave(url: str, stream: bool) -> None:
+    body = json.dumps(LONG | {"stream": stream}).encode()
+    host, port = urlsplit(url).netloc.split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            % (CHAT.encode(), len(body), body)
+        )
+        wait_until(lambda: count(url, "kshot_running_rows") == 1)
+    wait_until(lambda: count(url, "kshot_running_rows") == 0, seconds=1)
+    assert is_healthy(url)
+
+
+def test_half_a_request(url: str) -> None:
+    host, port = urlsplit(url).netloc.split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Le")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+    assert is_healthy(url)
+
+
+def test_metrics(url: str, served: Served) -> None:
+    def counts() -> list[float]:
+        return [
+            count(url, 'kshot_requests_total{path="/v1/chat/completions",status="200"}'),
+            count(url, 'kshot_requests_total{path="/v1/chat/completions",status="404"}'),
+            count(url, 'kshot_tokens_total{kind="prompt",model="tokens"}'),
+            count(url, 'kshot_tokens_total{kind="completion",model="tokens"}'),
+            count(url, 'kshot_answer_seconds_count{model="tokens"}'),
+            count(url, 'kshot_first_piece_seconds_count{model="tokens"}'),
+        ]
+
+    before = counts()
+    usage = json.loads(call(url, CHAT, ASKED).text)["usage"]
+    call(url, CHAT, ASKED | {"model": "nothing"})
+    added = [after - start for after, start in zip(counts(), before, strict=True)]
+    assert added == [1, 1, usage["prompt_tokens"], usage["completion_tokens"], 1, 1]
+    assert "nothing" not in call(url, "/metrics").text
+
+
+def test_the_page_holds_all_it_needs(url: str) -> None:
+    page = call(url, "/")
+    policy = page.headers["content-security-policy"]
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+    for element in ("script", "style"):
+        (content,) = re.findall(rf"<{element}>(.*?)</{element}>", page.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{element}-src 'sha256-{digest}'" in policy
+    assert not re.search(r"https?://|\bstyle=|\bon\w+=|innerHTML", page.text)
+    assert "color-scheme: light dark" in page.text
+
+
+def wait_until(holds, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def idle_at_the_end(url: str) -> Iterator[None]:
+    yield
+    wait_until(lambda: count(url, "kshot_running_rows") == 0)
