@@ -18,7 +18,7 @@ def test_a_stage_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
     assert run.is_finished("data", "abc")
     assert not run.is_finished("data", "other")
     events = [json.loads(line)["event"] for line in run.path(EVENTS).read_text().splitlines()]
-    assert events == ["stage_started", "stage_finished"]
+    assert events == ["started", "finished"]
 
 
 def test_a_failed_stage_leaves_the_earlier_one(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def _first_order(
         by_module = [
             first_order_changes(
                 gradients,
-                [LoraExpert(one.name, None, {module: one.factors[module]}) for one in experts],
+                [LoraExpert(expert.name, None, {module: expert.factors[module]}) for expert in experts],
             )
             for module in modules
         ]

@@ -10,6 +10,7 @@ from pydantic_core import CoreSchema
 
 from kshot.endpoint import CONCURRENCY, TIMEOUT_S
 from kshot.errors import ConfigError
+from kshot.nearest import nearest_path
 
 MOST_SCORED = 64  # adapters: at 135M with 16 shots a quarter of an hour on one core, without the answers
 
@@ -338,7 +339,14 @@ class TaskConfig(Section):
                 f"experts.screen must be at least num_candidates = {experts.num_candidates}, "
                 f"got {experts.screen}"
             )
-        halving = sorted({"halving_shots", "halving_factor"} & experts.model_fields_set)
+        halving = [
+            name
+            for name in (
+                "halving_shots",
+                "halving_factor",
+            )  # the file of a finished run holds the defaults too
+            if getattr(experts, name) != ExpertsConfig.model_fields[name].default
+        ]
         if experts.endpoint and halving:
             raise ValueError(
                 f"experts.{halving[0]} has no effect with experts.endpoint, whose server scores what is "
@@ -350,8 +358,8 @@ class TaskConfig(Section):
             )
         if self.evaluation.beside and not self.scores_by_likelihood:
             raise ValueError(
-                "evaluation.beside belongs to scorer multiple_choice by likelihood (evaluation.multiple_choice: "
-                f"cloze), got {', '.join(self.evaluation.beside)} without it: remove it"
+                "evaluation.beside belongs to scorer multiple_choice with evaluation.multiple_choice: cloze, "
+                f"got {', '.join(self.evaluation.beside)} without it: remove it"
             )
         if self.data.budget and not self.pool:
             raise ValueError("data.budget needs a pool: list files under 'pool', or set data.budget to 0")
@@ -420,7 +428,9 @@ def read_yaml(path: Path, model: type[S]) -> S:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML file") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; expected a YAML file{nearest_path(path)}"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):

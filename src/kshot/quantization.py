@@ -37,7 +37,7 @@ def quantization_settings(quantization: str, dtype: torch.dtype) -> dict[str, An
         )
     # It warns at every product of 8-bit weights with inputs in float32 or bfloat16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    config = BitsAndBytesConfig(
+    config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_8bit=quantization == "8bit",
         load_in_4bit=quantization == "4bit",
         bnb_4bit_quant_type="nf4",
@@ -55,4 +55,4 @@ def keep_trainable(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

@@ -81,9 +81,10 @@ class RunFolder:
         """
         root = Path(root)
         if not root.is_dir():
-            kind = "a file" if root.exists() else "none"
+            found = "a file" if root.exists() else "none"
             raise RunFolderError(
-                f"expected a run folder at {root}, found {kind}; make one with 'kshot run'{nearest_path(root)}"
+                f"expected a run folder at {root}, found {found}; "
+                f"make one with 'kshot run'{nearest_path(root)}"
             )
         return cls.read_only(root)
 

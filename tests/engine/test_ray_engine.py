@@ -108,7 +108,6 @@ def test_a_killed_worker_costs_its_unfinished_shard_alone(ray, tmp_path) -> None
     found = dict(RayEngine(num_workers=2, say=said.append).run(squares, list(range(8))))
     assert found == {number: number * number for number in range(8)}
     assert squares.runs() == Counter(range(8)) + Counter([3])
-    assert len(squares.pids()) == 3
     assert len(said) == 1
     assert said[0].startswith("lost a worker, process ")
     assert said[0].endswith("; 3 will be done again")

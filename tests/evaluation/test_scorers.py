@@ -1,22 +1,19 @@
-"""Scorers: what counts as the same answer, the same number, the same choice."""
+"""Scorers: what counts as the same answer, the same number."""
 
 from fractions import Fraction
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kshot.errors import ConfigError, ExampleError
+from kshot.errors import ConfigError, ExampleError, SandboxError
+from kshot.evaluation import sandbox
 from kshot.evaluation.scorers import (
-    SCORERS,
-    ChoicePrediction,
     exact_match,
     get_scorer,
     last_number,
+    normalised_match,
     number,
-    predict_choice,
-    read_choice,
 )
 from kshot.examples import Example
 
@@ -131,76 +128,41 @@ def test_number_refuses_a_gold_answer_without_number() -> None:
         number("3", Example("ask", "fire", id="arc-1"))
 
 
+@pytest.mark.parametrize(
+    ("prediction", "gold", "right"),
+    [
+        ("The  Eiffel Tower!", "eiffel tower", True),
+        ("a cat, an owl", "Cat Owl", True),
+        ("Denver's", "Denvers", True),
+        ("Seen from afar. The answer is: the 'Moon'.", "moon", True),
+        ("another cat", "cat", False),
+        ("", "cat", False),
+        ("cat", "?", False),
+        ("?", "?", True),
+        ("an", "the", False),
+        ("The.", "the", True),
+    ],
+)
+def test_normalised_match(prediction: str, gold: str, right: bool) -> None:
+    assert normalised_match(prediction, Example("ask", gold)) is right
+
+
 def test_get_scorer_returns_the_registered_ones() -> None:
-    assert {name: get_scorer(name) for name in SCORERS} == {"exact_match": exact_match, "number": number}
+    names = ("exact_match", "normalised_match", "number")
+    assert [get_scorer(name) for name in names] == [exact_match, normalised_match, number]
+
+
+@pytest.mark.parametrize("name", ["code", "sql"])
+def test_scorers_that_run_answers_need_a_sandbox(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    sandbox._open.cache_clear()
+    with pytest.raises(SandboxError, match=r"apt-get install bubblewrap\); or add --allow-unsafe-code"):
+        get_scorer(name)
 
 
 def test_get_scorer_names_the_nearest() -> None:
-    message = r"must be one of exact_match, number, got 'exact': did you mean 'exact_match'\?"
+    message = (
+        r"one of exact_match, normalised_match, number, code, sql, got 'exact': did you mean 'exact_match'\?"
+    )
     with pytest.raises(ConfigError, match=message):
         get_scorer("exact")
-
-
-def test_predict_choice_by_each_measure() -> None:
-    predicted = predict_choice([4.0, 5.0, 6.0], ["ab", "abcd", "abcde"], [1, 2, 6])
-    assert predicted == ChoicePrediction(raw=0, by_characters=2, by_tokens=2)
-    predicted = predict_choice([4.0, 5.0, 6.0], ["ab", "abcdefgh", "abcde"], [1, 2, 6])
-    assert predicted == ChoicePrediction(raw=0, by_characters=1, by_tokens=2)
-
-
-def test_predict_choice_gives_ties_to_the_lower_index() -> None:
-    assert predict_choice([2.0, 2.0], ["a", "b"], [1, 1]) == ChoicePrediction(0, 0, 0)
-
-
-def test_predict_choice_never_takes_an_impossible_choice() -> None:
-    assert predict_choice([np.inf, 900.0], ["a", "b"], [1, 1]) == ChoicePrediction(1, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("nll", "choices", "num_tokens", "message"),
-    [
-        ([1.0], ["a", "b"], [1, 1], "for each choice, got 1, 2 and 2"),
-        ([], [], [], "for each choice, got 0, 0 and 0"),
-        ([1.0, 1.0], ["a", ""], [1, 1], "expected text in every choice, got '' of 1 tokens as choice 1"),
-        ([1.0, 1.0], ["a", "b"], [0, 1], "expected text in every choice, got 'a' of 0 tokens as choice 0"),
-        ([1.0, float("nan")], ["a", "b"], [1, 1], "got NaN for choice 1: the model overflows"),
-    ],
-)
-def test_predict_choice_refuses(
-    nll: list[float], choices: list[str], num_tokens: list[int], message: str
-) -> None:
-    with pytest.raises(ExampleError, match=message):
-        predict_choice(nll, choices, num_tokens)
-
-
-@pytest.mark.parametrize(
-    ("prediction", "index"),
-    [
-        ("(B)", 1),
-        ("B", 1),
-        ("b.", 1),
-        ("B) wet palms", 1),
-        ("A. dry palms\n\nRubbing two surfaces, as in (C), makes heat.", 0),
-        ("answer2", 1),
-        ("the correct answer is answer3", 2),
-        ("Solution 1", 0),
-        ("The answer is (D) palms covered with lotion.", 3),
-        ("Friction is least in (A). The answer is (C).", 2),
-        ("Not (A), so it must be (D)", 3),
-        ("wet palms", 1),
-        ("The answer is Dry Palms.", 0),
-        ("answer9 or (C)", 2),
-        ("(Z)", None),
-        ("A dog", None),
-        ("I would say wet", None),
-        ("", None),
-    ],
-)
-def test_read_choice(prediction: str, index: int | None) -> None:
-    choices = ("dry palms", "wet palms", "palms covered with oil", "palms covered with lotion")
-    assert read_choice(prediction, choices) == index
-
-
-def test_read_choice_takes_the_text_of_a_choice_before_its_letter() -> None:
-    assert read_choice("B", ["B", "A"]) == 0
-    assert read_choice("the correct answer is false", ["true", "false"]) == 1

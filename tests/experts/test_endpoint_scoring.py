@@ -16,6 +16,7 @@ from kshot.config import EndpointConfig
 from kshot.errors import AdapterError, ConfigError, ExampleError, MissingExtraError, SourceError
 from kshot.examples import Example
 from kshot.experts import Scores, ScoreStore, ServedBase, score_at_endpoint, score_experts
+from kshot.experts.endpoint_names import check_names
 
 from ..endpoint.server import Reply, fails
 from .completions_server import BASE, ModelServer
@@ -131,10 +132,14 @@ def test_names_at_the_server(base, bank, serve) -> None:
     crossed = _score(server, base, bank, names=names)
     straight = _score(server, base, bank, prefix="x-")
     assert [one.shot_nll for one in crossed] == [one.shot_nll for one in straight][::-1]
+
+
+def test_a_name_for_an_adapter_that_there_is_not(bank) -> None:
+    endpoint = EndpointConfig(url="http://localhost/v1", names={"frist": "x"})
     with pytest.raises(
-        ConfigError, match=r"experts\.endpoint\.names: expected names of adapters, got 'frist'"
+        ConfigError, match=r"experts\.endpoint\.names: expected names .* got 'frist'; .* first"
     ):
-        _score(server, base, bank, names={"frist": "x"})
+        check_names(bank, endpoint)
 
 
 def test_an_adapter_that_is_not_served_stops_no_other(base, bank, serve) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from kshot.bank import Bank
 from kshot.bank.adapter import WEIGHTS, Adapter, describe, sha256_of
 from kshot.errors import AdapterError, SourceError
+from kshot.evaluation.sandbox import allows_unsafe_code, unsafe_code
 from kshot.examples import Example
 from kshot.experts import ExpertScore, ScoreStore, score_experts
 from kshot.experts.spread_scoring import ADAPTERS_A_SHARD
@@ -131,6 +132,18 @@ def test_a_base_that_the_worker_cannot_load_is_refused_with_its_reason(tiny_lm, 
     tiny_lm.loaded_as["reference"] = "/no/such/folder"
     with pytest.raises(SourceError, match=r"a worker on .* cannot load the base model: .*no such folder"):
         score_experts(tiny_lm, bank, SHOTS, engine=Elsewhere())
+
+
+def test_leave_to_run_code_unsafely_travels_and_ends_with_the_shard(tiny_lm, bank) -> None:
+    engine, bank = Elsewhere(), bank.subset(["adapter-0"])
+    with unsafe_code(True):
+        score_experts(tiny_lm, bank, SHOTS, max_new_tokens=1, engine=engine)
+    seen = []
+    scorer = pickle.loads(engine.factory)()
+    scorer._runner.run = lambda adapters: seen.append(allows_unsafe_code())
+    scorer(pickle.loads(engine.shards[0]))
+    assert seen == [True]
+    assert not allows_unsafe_code()
 
 
 def test_failures_are_those_of_scoring_here(tiny_lm, bank) -> None:

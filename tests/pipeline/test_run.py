@@ -26,6 +26,7 @@ from kshot.bank import Bank
 from kshot.cli import main
 from kshot.errors import AdapterError, ConfigError, RunFolderError
 from kshot.pipeline import export_expert, run
+from kshot.pipeline.evaluation_stage import ARMS
 
 Kshot = Callable[[Path, Path], tuple[int, str]]
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -187,11 +188,12 @@ def test_what_is_finished_and_unchanged_is_not_run_again(task_folder: Path, tmp_
     run(task_folder / "task.yaml", out)
     before = len(_events(out))
     run(task_folder / "task.yaml", out)
-    assert [event["event"] for event in _events(out)[before:]] == ["run_finished"]
+    second = [event["event"] for event in _events(out)[before:]]
+    assert second == ["started", *["reused"] * (4 + len(ARMS)), "finished"]
     _change(task_folder, training__learning_rate=0.02)
     before = len(_events(out))
     run(task_folder / "task.yaml", out)
-    started = [e["stage"] for e in _events(out)[before:] if e["event"] == "stage_started"]
+    started = [e["stage"] for e in _events(out)[before:] if e["event"] == "started" and e["stage"] != "run"]
     assert started == ["single", "expert", "eval/best_single_tuned", "eval/tuned_mixture"]
 
 

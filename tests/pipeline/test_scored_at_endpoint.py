@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from kshot.bank import Bank
-from kshot.config import TaskConfig
+from kshot.config import EndpointConfig, TaskConfig, read_task
 from kshot.errors import ConfigError, SourceError
 from kshot.pipeline import run
 from kshot.pipeline.experts_stage import experts_reads
@@ -68,8 +67,8 @@ def test_the_same_selection_as_with_a_model_here(task, server, tmp_path) -> None
     run(task, tmp_path / "here", until="experts")
     run(_with(task, url=server.url), tmp_path / "there", until="experts")
     assert _selection(tmp_path / "there")["experts"] == _selection(tmp_path / "here")["experts"]
-    config = yaml.safe_load((tmp_path / "there" / "config.yaml").read_text())
-    assert config["experts"]["endpoint"]["url"] == server.url
+    written = read_task(tmp_path / "there" / "config.yaml")
+    assert written.experts.endpoint == EndpointConfig(url=server.url)
     assert len(server.completions) == 1 + len(NAMES) * 2 * 2
 
 
@@ -99,7 +98,7 @@ def test_what_cannot_be_used_is_found_before_anything_is_written(task, tmp_path)
     ):
         with pytest.raises(ConfigError, match=message):
             run(_with(task, **endpoint), tmp_path / "run", until="experts")
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_what_decides_whether_the_stage_runs_again(task) -> None:

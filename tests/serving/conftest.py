@@ -103,9 +103,7 @@ def wanted(served: Served) -> dict[tuple[str, str], str]:
     found = {}
     for model in served.models:
         answers = served.alone(model.name).generate(PROMPTS, max_new_tokens=NEW_TOKENS)
-        found |= {
-            (model.name, prompt): answer for prompt, answer in zip(PROMPTS, answers, strict=True)
-        }
+        found |= {(model.name, prompt): answer for prompt, answer in zip(PROMPTS, answers, strict=True)}
     return found
 
 

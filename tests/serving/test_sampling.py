@@ -35,7 +35,8 @@ def test_seeds() -> None:
     assert draws(Sampler(1, 1, seed=7), 50) == draws(Sampler(1, 1, seed=7), 50)
     assert draws(Sampler(1, 1, seed=7), 50) != draws(Sampler(1, 1, seed=8), 50)
     assert draws(Sampler(1, 1, seed=None), 50) != draws(Sampler(1, 1, seed=None), 50)
-    assert draws(Sampler(1, 1, seed=-(2**63)), 5) and draws(Sampler(1, 1, seed=2**63 - 1), 5)
+    assert draws(Sampler(1, 1, seed=-(2**63)), 5)
+    assert draws(Sampler(1, 1, seed=2**63 - 1), 5)
 
 
 def test_invariant_rounding_does_not_change_draws() -> None:

@@ -14,7 +14,14 @@ from kshot.serving.served_models import ExpertSource, find_expert, load_served, 
 
 from .conftest import Served
 
-TASK = "name: my-task\nbase_model: some/model\nshots: shots.jsonl\nscorer: exact_match\nbank: [bank]\npool: [pool.jsonl]\n"
+TASK = """
+name: my-task
+base_model: some/model
+shots: shots.jsonl
+scorer: exact_match
+bank: [bank]
+pool: [pool.jsonl]
+"""
 
 
 def test_every_expert_and_the_base_have_a_name(served: Served) -> None:

@@ -36,22 +36,34 @@ def test_models(client: OpenAI, served: Served) -> None:
     assert (shown.id, shown.owned_by, shown.kshot["experts"][-1]) == ("nulls", "kshot", "(none)")
 
 
+def at_once(ask, wanted: Wanted) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, wanted.items()))
+
+
 def test_chats_against_generate(client: OpenAI, wanted: Wanted) -> None:
-    for (model, prompt), want in wanted.items():
+    def check(asked: tuple[tuple[str, str], str]) -> None:
+        (model, prompt), want = asked
         answer = say(client, model, prompt)
         assert answer.choices[0].message.content == want
         assert (answer.model, answer.object) == (model, "chat.completion")
         ChatCompletion.model_validate(answer.model_dump(), strict=True)
 
+    at_once(check, wanted)
+
 
 def test_streams_against_generate(client: OpenAI, wanted: Wanted) -> None:
-    for (model, prompt), want in wanted.items():
+    def check(asked: tuple[tuple[str, str], str]) -> None:
+        (model, prompt), want = asked
         text, chunks = streamed(say(client, model, prompt, stream=True))
         assert text == want
         assert chunks[0].choices[0].delta.role == "assistant"
         reasons = [chunk.choices[0].finish_reason for chunk in chunks]
-        assert reasons[-1] in ("stop", "length") and not any(reasons[:-1])
+        assert reasons[-1] in ("stop", "length")
+        assert not any(reasons[:-1])
         assert len({chunk.id for chunk in chunks}) == 1
+
+    at_once(check, wanted)
 
 
 def test_a_stream_comes_in_pieces(client: OpenAI) -> None:
@@ -67,7 +79,8 @@ def test_usage_and_reasons_to_finish(client: OpenAI, served: Served) -> None:
     assert answer.usage.total_tokens == prompt_tokens + 3
     options = {"stream": True, "stream_options": {"include_usage": True}}
     _, chunks = streamed(say(client, "tokens", "yes", max_tokens=3, **options))
-    assert chunks[-1].usage == answer.usage and not chunks[-1].choices
+    assert chunks[-1].usage == answer.usage
+    assert not chunks[-1].choices
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 

@@ -18,6 +18,7 @@ from kshot.bank.index import INDEX, indexed, locked, read_index, unindexed, writ
 from kshot.bank.intake import default_name, look, source_of, take
 from kshot.bank.limits import Limits
 from kshot.errors import AdapterError, ConfigError, SourceError
+from kshot.nearest import nearest_path
 from kshot.progress import Advance
 from kshot.rows import HUB_SCHEME
 
@@ -58,7 +59,7 @@ class Bank:
         if not folder.is_dir():
             raise SourceError(
                 f"expected a bank or adapter folder at {folder}, found none; paths are relative to the task "
-                f"file, and an adapter on the Hub is written {HUB_SCHEME}owner/name"
+                f"file, and an adapter on the Hub is written {HUB_SCHEME}owner/name{nearest_path(folder)}"
             )
         if (folder / CONFIG).is_file() and not (folder / INDEX).is_file():
             return cls([Adapter(folder, describe(folder, default_name(folder)))])

@@ -7,7 +7,8 @@ from huggingface_hub import HfApi
 
 from kshot.bank.hub import HubReference, licence_of
 from kshot.bank.hub_errors import explained
-from kshot.errors import ConfigError, SourceError
+from kshot.errors import ConfigError, SourceError, reason_of
+from kshot.nearest import nearest_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,10 @@ def read_list(file: Path) -> list[Candidate]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file}: {error}; expected a text with one adapter a line") from error
+        raise ConfigError(
+            f"cannot read {file}: {reason_of(error)}; "
+            f"expected a text with one adapter a line{nearest_path(file)}"
+        ) from error
     references = [bare for line in lines if (bare := line.partition("#")[0].strip())]
     if not references:
         raise ConfigError(

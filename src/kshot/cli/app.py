@@ -8,6 +8,7 @@ import typer
 
 from kshot.cli.bank import BANK
 from kshot.cli.common import share
+from kshot.cli.completion import COMPLETION
 from kshot.cli.doctor import DOCTOR
 from kshot.cli.mistakes import explain
 from kshot.cli.pool import POOL
@@ -16,11 +17,19 @@ from kshot.cli.serve import SERVE
 from kshot.cli.task import TASK
 from kshot.terminal import quiet_libraries
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,  # 'kshot completion' instead
+    epilog="Ctrl-C stops a run so that the same command goes on; twice quits at once. Every command takes "
+    "--quiet, and --json where a program would read it. KSHOT_HOME: where fetched models and pools are kept.",
+)
 app.add_typer(TASK)
 app.add_typer(RATIONALES)
 app.add_typer(SERVE)
 app.add_typer(DOCTOR)
+app.add_typer(COMPLETION)
 app.add_typer(BANK, name="bank")
 app.add_typer(POOL, name="pool")
 

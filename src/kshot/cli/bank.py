@@ -39,6 +39,7 @@ def bank_add(
     name: Annotated[str | None, typer.Option(help="Its name in the bank.")] = None,
     licence: Annotated[str | None, typer.Option(help="Of its weights; its model card's by default.")] = None,
     max_size: MaxSize = "1GB",
+    as_json: AsJson = False,
 ) -> None:
     """Copy an adapter into a bank, from a folder or the Hub.
 
@@ -48,6 +49,9 @@ def bank_add(
     limits = Limits(max_bytes=read_size(max_size))
     adapter = Bank.create(folder).add(source, name=name, limits=limits, **known)
     entry = adapter.entry
+    if as_json:
+        print_result(entry.model_dump(mode="json"), as_json)
+        return
     typer.echo(f"added {adapter.name}: r = {entry.r}, {', '.join(entry.target_modules)}; {entry.origin}")
 
 
@@ -89,7 +93,7 @@ def bank_sync(
 
 
 @BANK.command("index")
-def bank_index(folder: Folder) -> None:
+def bank_index(folder: Folder, as_json: AsJson = False) -> None:
     """Make the index of a folder of adapters, or complete that of a bank: missing checksums and fingerprints.
 
     Example: kshot bank index my-bank
@@ -97,6 +101,9 @@ def bank_index(folder: Folder) -> None:
     bank = Bank.open(folder)
     with RichProgress().bar("adapters", len(bank)) as advance:
         done = bank.complete(advance)
+    if as_json:
+        print_result({"completed": list(done)}, as_json)
+        return
     typer.echo(f"{len(done)} adapters completed" + (f": {', '.join(done)}" if done else ""))
 
 
@@ -121,9 +128,12 @@ def bank_verify(folder: Folder, as_json: AsJson = False) -> None:
 def bank_build(
     recipe: Annotated[Path, typer.Argument(help="A bank recipe (YAML).")],
     folder: Annotated[Path, typer.Argument(help="The bank; adapters trained before are kept.")],
+    as_json: AsJson = False,
 ) -> None:
     """Train the adapters of a recipe, one at a time; a killed build goes on with the next.
 
     Example: KSHOT_DATA=data kshot bank build recipes/smollm2-135m.yaml banks/smollm2-135m
     """
-    build_bank(recipe, folder, report=typer.echo)
+    bank = build_bank(recipe, folder, report=RichProgress().say if as_json else typer.echo)
+    if as_json:
+        print_result([adapter.entry.model_dump(mode="json") for adapter in bank], as_json)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +21,9 @@ def doctor_command(
     task: Annotated[Path | None, typer.Argument(help="A task file (YAML) to look at too.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look at versions, GPU, memory, disk, Hub and extras, and at what a task names; exit code 1 for a problem.
+    """Look at versions, GPU, memory, disk, Hub and extras, and at what a task names.
+
+    The exit code is 1 if something is in the way of a run.
 
     Example: kshot doctor my-task/task.yaml
     """
@@ -34,10 +37,11 @@ def doctor_command(
 
 
 def _table(findings: Sequence[Finding]) -> Table:
-    table = Table("", "state", "found", "what to do")
+    table = Table("", "state", "found", box=SIMPLE_HEAD)
     for finding in findings:
         state = Text(finding.state, style=_STYLES[finding.state])
-        table.add_row(Text(finding.name), state, Text(finding.found), Text(finding.advice))
+        found = Text("; ".join(filter(None, (finding.found, finding.advice))))
+        table.add_row(Text(finding.name, no_wrap=True), state, found)
     problems = sum(finding.state == "problem" for finding in findings)
     table.caption = f"{problems} in the way of a run" if problems else "nothing is in the way of a run"
     return table

@@ -1,4 +1,4 @@
-"""What a command prints when it fails, and its exit code: 2 for what the user can mend, 1 for a fault of kshot."""
+"""What a command prints when it fails; exit code 2 for what the user can mend, 1 for a fault of kshot."""
 
 import os
 import sys

@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from kshot.cli.dry_run import forecast_table
 from kshot.cli.engine import Address, EngineChoice, EngineOption, Workers
 from kshot.cli.printing import AsJson, print_result
 from kshot.corpus import DatasetForm
-from kshot.errors import KshotError
 from kshot.init import write_task_folder
 from kshot.mixture.mean_routing import ConstantGatesLoss
 from kshot.pipeline import DataExport, Goal, RunResult, export_expert, run
+from kshot.pipeline.forecast import forecast_run
 from kshot.report import write_report
 from kshot.run_folder import DATA_SUMMARY, ORDER, RESULTS, SELECTION, RunFolder
 from kshot.terminal import RESULTS as OUTPUT
@@ -40,12 +41,16 @@ def init_command(
     folder: Annotated[Path, typer.Argument(help="Made new; must not exist.")],
     bank: Annotated[Path | None, typer.Option(help="A bank folder; the bundled one by default.")] = None,
     seed: Annotated[int, typer.Option(help="Of shots, test rows and pool.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Write a task folder that runs: shots, test rows, a pool and task.yaml.
 
     Example: kshot init my-task && kshot run my-task/task.yaml --out my-task/run
     """
     task_file = write_task_folder(folder, bank=bank, seed=seed)
+    if as_json:
+        print_result({"task": str(task_file)}, as_json)
+        return
     typer.echo(f"wrote {task_file}; next: kshot run {task_file} --out {folder / 'run'}")
 
 
@@ -58,12 +63,20 @@ def run_command(
     engine: EngineOption = "local",
     address: Address = None,
     workers: Workers = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would run, how long, with how much memory and disk."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Do it all: experts, data, training, evaluation, report.
 
     Example: kshot run task.yaml --out runs/my-task
     """
+    if dry_run:
+        forecast = forecast_run(task, out, seed=seed, progress=RichProgress())
+        print_result(forecast.to_json() if as_json else forecast_table(forecast), as_json)
+        return
     result = _run(task, out, "report", seed, allow_unsafe_code, EngineChoice(engine, address, workers))
     _show(result, as_json, (SELECTION, DATA_SUMMARY, RESULTS))
     if not as_json:
@@ -127,7 +140,7 @@ def augment_command(
     """
     export = DataExport(write=write, push=push, form=form)
     result = _run(task, out, "data", seed, engine=EngineChoice(engine, address, workers))
-    done = export.carry_out(RunFolder(result.folder))
+    done = export.carry_out(RunFolder.existing(result.folder))
     _show(result, as_json, (DATA_SUMMARY,), done)
     if not as_json:
         for what, where in done.items():
@@ -142,13 +155,17 @@ def train_command(
     engine: EngineOption = "local",
     address: Address = None,
     workers: Workers = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tune the mixture, after experts and data.
 
     Example: kshot train task.yaml --out runs/my-task
     """
     result = _run(task, out, "training", seed, engine=EngineChoice(engine, address, workers))
-    typer.echo(f"expert: {result.expert}")
+    if as_json:
+        print_result({"expert": str(result.expert)}, as_json)
+    else:
+        typer.echo(f"expert: {result.expert}")
 
 
 @TASK.command("eval")
@@ -190,14 +207,18 @@ def export_command(
 
 
 @TASK.command("report")
-def report_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False
+) -> None:
     """Write report.html of a run again.
 
     Example: kshot report runs/my-task
     """
-    if not folder.is_dir():
-        raise KshotError(f"expected a run folder at {folder}, found none; make one with 'kshot run'")
-    typer.echo(f"report: {write_report(RunFolder(folder))}")
+    report = write_report(RunFolder.existing(folder))
+    if as_json:
+        print_result({"report": str(report)}, as_json)
+    else:
+        typer.echo(f"report: {report}")
 
 
 def _run(
@@ -224,7 +245,7 @@ def _run(
 def _show(
     result: RunResult, as_json: bool, parts: tuple[str, ...], beside: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    folder = RunFolder(result.folder)
+    folder = RunFolder.existing(result.folder)
     found: dict[str, Any] = dict(beside)
     if ORDER in parts:
         found["screening"] = folder.read_json("screening", ORDER)

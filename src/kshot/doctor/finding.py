@@ -13,8 +13,8 @@ class Finding:
 
     Attributes:
         name: Of what was looked at.
-        state: `absent` is what may be installed and is not; a `warning` slows or limits; with a `problem` kshot,
-            or the task, does not run.
+        state: `absent` is what may be installed and is not; a `warning` slows or limits; with a `problem`
+            kshot, or the task, does not run.
         found: What is there.
         advice: What to do about it, where there is something to do.
         details: The same for programs.

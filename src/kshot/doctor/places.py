@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,14 +58,13 @@ def _cache(name: str, folder: Path) -> Finding:
 
 def _sizes(folder: Path) -> Iterator[int]:
     """Yield the size of each file; links, which the Hub cache is full of, do not count."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                status = os.lstat(os.path.join(place, name))
-            except OSError:
-                continue
-            if not os.path.islink(os.path.join(place, name)):
-                yield status.st_size
+    for path in folder.rglob("*"):
+        try:
+            status = path.lstat()
+        except OSError:  # it was removed meanwhile
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield status.st_size
 
 
 def _hub() -> Finding:

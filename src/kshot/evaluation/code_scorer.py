@@ -1,17 +1,17 @@
-"""Scorer `code`: a program is right if the row's tests run through, in the sandbox (pass@1 of a greedy answer).
+"""Scorer `code`: a program is right if the row's tests run through, in the sandbox (pass@1, greedy).
 
-What counts as passed is said by our own part of the process that ran the tests, marked with a token of the run:
-to print "passed", to exit early or to be killed proves nothing. A program that was written against this harness
-could still lie: it shares an interpreter with its tests, so it can look for the token in the frames of its callers,
-or return objects that equal everything. No harness that runs asserts in the program's own process rules this out; it
-matters where a model is trained on this verdict, not where one is measured.
+That they did is said by the harness in the process that ran them, marked with a token of the run: to print
+"passed", to exit early or to be killed proves nothing. A program that was written against this harness could
+still lie: it shares an interpreter with its tests, so it can look for the token in the frames of its callers,
+or return objects that equal everything. No harness that runs asserts in the program's own process rules this
+out; it matters where a model is trained on the verdict, less where one is measured.
 """
 
 import ast
 import re
-from importlib.resources import files
 
 from kshot.errors import ExampleError
+from kshot.evaluation.inside import text_of
 from kshot.evaluation.sandbox import Outcome, open_sandbox
 from kshot.examples import Example
 
@@ -43,7 +43,9 @@ def outcome_of_tests(prediction: str, example: Example) -> str:
         As `code`.
     """
     tests = tests_of(example)
-    outcome: Outcome = open_sandbox().run(_RUNNER, {"program": program_of(prediction), "tests": tests})
+    outcome: Outcome = open_sandbox().run(
+        text_of("run_tests"), {"program": program_of(prediction), "tests": tests}
+    )
     return PASSED if outcome.value is True else outcome.problem or "ended without a verdict"
 
 
@@ -77,6 +79,3 @@ def program_of(prediction: str) -> str:
         if block["kind"].lower() in _PYTHON:
             return block["code"]
     return prediction
-
-
-_RUNNER = files("kshot.evaluation").joinpath("inside_tests.py").read_text(encoding="utf-8")

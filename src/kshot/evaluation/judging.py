@@ -7,9 +7,10 @@ from typing import Any
 
 from kshot.endpoint import in_threads
 from kshot.errors import ExampleError
+from kshot.evaluation.choices import read_choice
 from kshot.evaluation.code_scorer import PASSED, outcome_of_tests, tests_of
 from kshot.evaluation.sandbox import open_sandbox
-from kshot.evaluation.scorers import EXECUTING, Scorer, get_scorer, read_choice
+from kshot.evaluation.scorers import EXECUTING, Scorer, get_scorer
 from kshot.evaluation.sql_scorer import compare_queries, gold_query_of
 from kshot.examples import Example
 from kshot.progress import Advance

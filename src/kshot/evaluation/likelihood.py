@@ -10,8 +10,8 @@ import numpy as np
 
 from kshot.decoding import OnRows
 from kshot.errors import ExampleError
+from kshot.evaluation.choices import ChoicePrediction, labelled_answers, predict_choice
 from kshot.evaluation.judging import choices_of
-from kshot.evaluation.scorers import ChoicePrediction, labelled_answers, predict_choice
 from kshot.examples import Example
 from kshot.language_model import LanguageModel
 from kshot.progress import Advance
@@ -23,11 +23,11 @@ class ScoredChoices:
     """The choices of one question, scored.
 
     Attributes:
-        nll_C: Summed negative log-likelihood of each, in nats.
+        nll: Summed negative log-likelihood of each, in nats.
         taken: The likeliest, by three measures.
     """
 
-    nll_C: tuple[float, ...]
+    nll: tuple[float, ...]
     taken: ChoicePrediction
 
 

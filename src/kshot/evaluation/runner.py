@@ -29,8 +29,8 @@ class Prediction:
         prediction: The generated text, or the choice taken.
         gold: What was right.
         correct: Whether it counts, by the task's scorer.
-        details: For multiple choice by likelihood: summed NLL of each choice, the choice by each rule, and what
-            was asked for beside it; of an answer that was run, its `outcome`.
+        details: For multiple choice by likelihood: summed NLL of each choice, the choice by each rule, and
+            what was asked for beside it; of an answer that was run, its `outcome`.
     """
 
     id: str
@@ -91,12 +91,13 @@ def evaluate(
     Args:
         lm: The model as it is now, adapters included.
         examples: With `choices` and `label` for `multiple_choice`, tests as `answer` for `code`.
-        scorer: `exact_match`, `normalised_match` and `number` compare a greedy answer; `code` and `sql` run it, in
-            a sandbox; `multiple_choice` takes the choice whose text is likeliest after the bare question, NLL
-            divided by characters.
+        scorer: `exact_match`, `normalised_match` and `number` compare a greedy answer; `code` and `sql` run
+            it, in a sandbox; `multiple_choice` takes the choice whose text is likeliest after the bare
+            question, NLL divided by characters.
         listed: Multiple choice by a generated answer to the prompt that lists the options.
         beside: Further ways to score multiple choice by likelihood: `letter`, the likeliest letter after the
-            prompt that lists the options, and `generated`, as `listed`. Each is another pass over the examples.
+            prompt that lists the options, and `generated`, as `listed`. Each is another pass over the
+            examples.
         max_new_tokens: Longest generated answer.
         batch_size: Rows decoded at once.
         progress: Called with the number of units just done, `num_units` in all.
@@ -139,7 +140,7 @@ def evaluate(
 def num_units(
     examples: Sequence[Example], scorer: str, *, listed: bool = False, beside: Sequence[Beside] = ()
 ) -> int:
-    """Return how often `progress` of `evaluate` is counted up: by choices, by answers, and by answers that run."""
+    """Return the units that `progress` of `evaluate` counts: choices, answers, and answers that are run."""
     if scorer != MULTIPLE_CHOICE or listed:
         return len(examples) * (2 if scorer in EXECUTING else 1)
     choices = sum(len(example.choices or ()) for example in examples)
@@ -172,7 +173,7 @@ def _by_likelihood(
         (choices, label), taken = choices_of(example), scored.taken
         rules = {"acc": taken.raw, "acc_norm": taken.by_characters, "acc_tokens": taken.by_tokens}
         hits.append({rule: choice == label for rule, choice in rules.items()})
-        details = {"nll": [round(value, 5) for value in scored.nll_C], **rules}
+        details = {"nll": [round(value, 5) for value in scored.nll], **rules}
         chosen, gold = choices[taken.by_characters], choices[label]
         right = taken.by_characters == label
         predictions.append(Prediction(example.id, prompt_of(example, "cloze"), chosen, gold, right, details))

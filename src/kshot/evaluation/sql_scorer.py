@@ -1,27 +1,28 @@
-"""Scorer `sql`: a query is right if it finds what the right query finds, over several databases made for the two.
+"""Scorer `sql`: a query is right if it finds what the right query finds, over databases made for the two.
 
-Rows seldom come with a database, so databases are made: the tables of the `CREATE TABLE` statements in the row's
+Rows seldom come with a database, so some are made: the tables of the `CREATE TABLE` statements in the row's
 question, or the one table of a WikiSQL query, filled at random (seeded) from the values that the two queries
-name, their neighbours and others. Queries of WikiSQL are translated first (`wikisql`), and some rows are planted that
-meet all conditions of a query, or all but one.
+name, their neighbours and others. Queries of WikiSQL are translated first (`wikisql`), and rows are planted
+that meet all conditions of a query, or all but one.
 
-What it can tell: queries that differ in what they find, be it by one comparison, value, column or aggregate. Order,
-spelling and redundancy do not count. What it cannot: whether a difference would show in the real data (two queries
-that agree there may differ here: `> 5` and `>= 6` over whole numbers), and differences too rare for random rows. Where
-no database can be made, or the right query finds nothing in any, texts are compared, white space and case aside;
-each prediction says which it was.
+What it can tell: queries that differ in what they find, be it by one comparison, value, column or aggregate.
+Order of conditions, spelling and redundancy do not count; the order of columns does, that of rows where the
+right query sorts. What it cannot: whether a difference shows in the real data (queries that agree there may
+differ here: `> 5` and `>= 6` over whole numbers), and differences too rare for random rows. Where no database
+can be made, or the right query finds nothing in any, texts are compared, white space and case aside; the
+outcome of each prediction says which it was.
 
-Reference: Zhong et al. 2020, arXiv 2010.02840 (test-suite accuracy); there the databases are real ones, distilled.
+Reference: Zhong et al. 2020, arXiv 2010.02840 (test-suite accuracy), whose databases are distilled ones.
 """
 
 import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 from kshot.errors import ExampleError
+from kshot.evaluation.inside import text_of
 from kshot.evaluation.sandbox import open_sandbox
 from kshot.evaluation.wikisql import Query, quoted, read_wikisql
 from kshot.examples import Example
@@ -46,7 +47,7 @@ class Comparison:
 
     Attributes:
         correct: Whether it counts.
-        outcome: `same results`, `other results`, `same text`, `other text, not run`, or the database's complaint.
+        outcome: `same results`, `other results`, `same text`, `other text, not run`, or what went wrong.
     """
 
     correct: bool
@@ -143,7 +144,7 @@ def _normalised(query: str) -> str:
 
 
 def _over_one_table(gold: Query, predicted: Query) -> dict[str, Any]:
-    """Return a table with the columns of both queries, the values they name, and rows that nearly fit them."""
+    """Return a table with the columns of both queries, the values they name, and rows that nearly fit."""
     conditions = [*gold.conditions, *predicted.conditions]
     columns = sorted({gold.column, predicted.column, *(one.column for one in conditions)})
     values = {
@@ -201,15 +202,12 @@ def _over_schema(schema: list[str], gold: str, query: str) -> dict[str, Any]:
 
 def _run(job: dict[str, Any]) -> Comparison:
     job |= {"num_databases": NUM_DATABASES + 1}  # the first holds the schema's own rows, if there are any
-    outcome = open_sandbox().run(_RUNNER, job)
+    outcome = open_sandbox().run(text_of("run_queries"), job)
     found = outcome.value
     if found is None:
         return Comparison(False, outcome.problem or "no result")
-    if "gold_error" in found or found.get("informative") == 0:
+    if "gold_error" in found or not found.get("informative", True):
         return Comparison(False, OTHER_TEXT)
     if "error" in found:
         return Comparison(False, found["error"])
     return Comparison(found["same"], SAME_RESULTS if found["same"] else OTHER_RESULTS)
-
-
-_RUNNER = files("kshot.evaluation").joinpath("inside_sql.py").read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
     {"x86_64": Machine(0xC000003E, 0), "aarch64": Machine(0xC00000B7, 1)}
 )
 
-# Numbers of x86_64 and aarch64: asm/unistd_64.h and asm-generic/unistd.h of Linux; None where there is no such call.
+# Numbers of x86_64 and aarch64: Linux's asm/unistd_64.h and asm-generic/unistd.h; None: no such call.
 FORBIDDEN: Mapping[str, tuple[int | None, int | None]] = MappingProxyType(
     {
         "fork": (57, None),
@@ -83,9 +83,9 @@ _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 def system_call_filter(machine: str | None = None) -> bytes | None:
     """Return the filter as classic BPF, None where this family of processors has no table here.
 
-    A forbidden call fails with EPERM. `clone` may start threads, not processes; `clone3`, whose flags a filter
-    cannot see, fails with ENOSYS, upon which the C library takes `clone`. A call in the numbering of another
-    family ends the program.
+    A forbidden call fails with EPERM. `clone` may start threads, not processes; `clone3`, whose flags a
+    filter cannot see, fails with ENOSYS, upon which the C library takes `clone`. A call in the numbering of
+    another family ends the program.
 
     Args:
         machine: As `platform.machine()` says, which is the default.

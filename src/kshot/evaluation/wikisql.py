@@ -1,9 +1,9 @@
 """The queries of WikiSQL as text2sql-data writes them, which no database reads, as SQL that SQLite does.
 
-    SELECT MAX TABLEalias0.WEEK_FIELD FROM TABLE AS TABLEalias0 WHERE TABLEalias0.OPPONENT_FIELD = "washington redskins" ;
+    SELECT MAX TABLEalias0.WEEK_FIELD FROM TABLE AS TABLEalias0 WHERE TABLEalias0.RANK_FIELD > 8 ;
 
-One table, at most one aggregate, conditions joined by AND. Column names hold any letter but white space; values
-are quoted only where they hold a space.
+One table, at most one aggregate, conditions joined by AND. Column names hold any letter but white space;
+values are quoted only where they hold a space.
 
 Reference: Zhong et al. 2017, arXiv 1709.00103; Finegan-Dollak et al. 2018, arXiv 1806.09029 (text2sql-data).
 """
@@ -35,8 +35,8 @@ class Condition:
     Attributes:
         column: Compared.
         sign: How.
-        value: With what: a number where the text is one, thousands commas left out; else text in lower case, as
-            WikiSQL compares.
+        value: With what: a number where the text is one, thousands commas left out; else text in lower case,
+            as WikiSQL compares.
     """
 
     column: str

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kshot.evaluation.scorers import predict_choice
+from kshot.evaluation.choices import predict_choice
 from kshot.experts.asked_shots import AskedShot
 from kshot.experts.expert_score import ShotResult
 

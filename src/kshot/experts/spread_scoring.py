@@ -12,6 +12,7 @@ from typing import Any
 from kshot.bank import Adapter
 from kshot.bank.adapter import CONFIG, sha256_of
 from kshot.engine import Engine
+from kshot.evaluation.sandbox import allows_unsafe_code, unsafe_code
 from kshot.experts.asked_shots import AskedShot
 from kshot.experts.score_store import ScoreStore
 from kshot.experts.sent_model import SentModel
@@ -51,7 +52,9 @@ def run_groups(
             left.append(group)
     if not left:
         return
-    make_scorer = MakeScorer(SentModel.of(runner.lm), tuple(runner.asked), runner.settings)
+    make_scorer = MakeScorer(
+        SentModel.of(runner.lm), tuple(runner.asked), runner.settings, allows_unsafe_code()
+    )
     with closing(engine.run(make_scorer, _Shards(runner, left))) as results:
         for index, values in results:
             runner.store.put(values)
@@ -108,11 +111,13 @@ class MakeScorer:
         base: The base model.
         asked: The shots.
         settings: What is asked.
+        allow_unsafe_code: As it is where the run was started.
     """
 
     base: SentModel
     asked: tuple[AskedShot, ...]
     settings: ScoringSettings
+    allow_unsafe_code: bool
 
     def __call__(self) -> "Scorer":
         """Load the base model.
@@ -128,6 +133,7 @@ class Scorer:
 
     def __init__(self, made_of: MakeScorer) -> None:
         self._found = _Found()
+        self._allow_unsafe_code = made_of.allow_unsafe_code
         self._runner = ShotRunner(
             made_of.base.load(), made_of.asked, made_of.settings, self._found, lambda pairs: None
         )
@@ -137,9 +143,11 @@ class Scorer:
 
         Raises:
             AdapterError: An adapter does not fit.
+            SandboxError: This machine cannot run what models write.
         """
         self._found.begin(shard.known)
-        self._runner.run(shard.adapters)
+        with unsafe_code(self._allow_unsafe_code):
+            self._runner.run(shard.adapters)
         return self._found.fresh
 
 

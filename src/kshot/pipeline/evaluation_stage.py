@@ -37,7 +37,7 @@ def check_sandbox(inputs: Inputs) -> None:
     """
     if inputs.task.scorer in EXECUTING and not open_sandbox().isolated:
         inputs.progress.say(
-            "warning: without bubblewrap, what models write runs with your rights: it can read and change your files"
+            "warning: without bubblewrap, what models write runs with your rights: it can change your files"
         )
 
 

@@ -51,7 +51,7 @@ def export_expert(run: str | Path, out: str | Path, *, progress: Progress | None
         RunFolderError: There is no finished expert.
         ConfigError: `out` exists.
     """
-    folder, out = RunFolder(run), Path(out)
+    folder, out = RunFolder.existing(run), Path(out)
     adapter = folder.path("expert", ADAPTER)
     if not adapter.is_dir():
         raise RunFolderError(

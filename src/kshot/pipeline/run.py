@@ -70,8 +70,8 @@ def run(
         out: The run folder; a run that was killed goes on where it stood.
         until: The last stage to run.
         seed: In place of the task's.
-        allow_unsafe_code: Where bubblewrap is absent, let the scorers `code` and `sql` run what models write with
-            the rights of this process, under limits of time and memory alone.
+        allow_unsafe_code: Where bubblewrap is absent, let the scorers `code` and `sql` run what models write
+            with the rights of this process, under limits of time and memory alone.
         engine: Whose workers score the adapters, such as `kshot.engine.RayEngine`; None: this process.
         progress: Where to show what is going on.
 

@@ -75,8 +75,8 @@ def survivors(inputs: Inputs, run: RunFolder, folder: Path, store: ScoreStore) -
     found = _plain(halving, entered)
     write_json(folder / SCREENING, found | {"num_adapters": len(inputs.bank), "num_ordered": len(order)})
     inputs.progress.say(
-        f"{len(halving.survivors)} of {len(inputs.bank)} adapters are scored: the first {len(entered)} to first "
-        f"order, after {len(halving.rounds)} rounds of halving"
+        f"{len(halving.survivors)} of {len(inputs.bank)} adapters are scored: the best {len(entered)} to "
+        f"first order, after {len(halving.rounds)} rounds of halving"
     )
     return inputs.bank.subset(halving.survivors)
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kshot.errors import ExampleError
-from kshot.evaluation.scorers import get_scorer, read_choice
+from kshot.evaluation.choices import read_choice
+from kshot.evaluation.scorers import get_scorer
 from kshot.examples import Example
 from kshot.rationales.prompt import Style, gold_answer
 from kshot.rationales.reading import read_answer

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kshot.errors import ExampleError, SourceError
+from kshot.nearest import nearest_path
 from kshot.rows.hub import HUB_SCHEME, HubDataset
 from kshot.rows.json_list import json_rows
 from kshot.rows.tables import arrow_folder_rows, arrow_splits, is_arrow_folder, parquet_rows
@@ -67,11 +68,21 @@ def expand(source: str) -> list[Path]:
         )
     found = [path] if _is_source(path) else _matching(path)
     if not found:
-        raise SourceError(f"expected a file at {source}, found none; paths are relative to the task file")
+        raise SourceError(_not_found(source, path))
     for one in found:
         if one.is_file() and one.suffix.lower() not in _READERS:
             raise SourceError(f"expected {', '.join(_READERS)}, got {one}; convert it first")
     return found
+
+
+def _not_found(source: str, path: Path) -> str:
+    if path.is_dir():
+        inside = sorted(one for one in path.iterdir() if one.suffix.lower() in _READERS)
+        named = f", such as {inside[0]}, or {path / '*'}{inside[0].suffix}" if inside else ""
+        return f"expected a file at {source}, found a folder; name files in it{named}"
+    return (
+        f"expected a file at {source}, found none; paths are relative to the task file{nearest_path(source)}"
+    )
 
 
 def _is_source(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What stands before every request: the API key, the rate of each client, and how long a body may take."""
+"""What stands before every request: the API key, the rate of each client, size and time of a body."""
 
 import asyncio
 import secrets
@@ -21,12 +21,13 @@ class Gate:
 
     Args:
         app: What is behind it.
-        limits: Key and rate.
+        limits: Key, rate and size.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self.app = app
         self._key = limits.api_key and f"Bearer {limits.api_key}".encode()
+        self._max_body_bytes = limits.max_body_bytes
         self._rates = limits.requests_per_minute and ClientRates(limits.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +40,7 @@ class Gate:
         except ApiError as error:
             await error.response(scope, receive, send)
             return
-        await self.app(scope, _in_time(receive), send)
+        await self.app(scope, _checked(receive, self._max_body_bytes), send)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -92,13 +93,14 @@ class ClientRates:
         return 0.0
 
 
-def _in_time(receive: Receive) -> Receive:
-    """Give the whole body of a request a deadline; what comes later, a disconnection, has none."""
+def _checked(receive: Receive, max_body_bytes: int) -> Receive:
+    """Give the body of a request a size and a deadline; what comes later, a disconnection, has none."""
     deadline = time.monotonic() + BODY_TIMEOUT_S
     complete = False
+    size = 0
 
-    async def receive_in_time() -> Message:
-        nonlocal complete
+    async def receive_checked() -> Message:
+        nonlocal complete, size
         if complete:
             return await receive()
         try:
@@ -108,7 +110,10 @@ def _in_time(receive: Receive) -> Receive:
             raise ApiError(
                 408, f"expected the body within {BODY_TIMEOUT_S:.0f} s: send it at once"
             ) from error
+        size += len(message.get("body", b""))
+        if size > max_body_bytes:
+            raise ApiError(413, f"expected a body of at most {max_body_bytes} bytes, got more: shorten it")
         complete = not message.get("more_body", False)
         return message
 
-    return receive_in_time
+    return receive_checked

@@ -55,7 +55,6 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # these pages load their scripts from elsewhere
         redoc_url=None,
-        max_body_size=limits.max_body_bytes,
     )
     app.add_middleware(Gate, limits=limits)
     if hosts is not None:

@@ -1,7 +1,7 @@
 """How much there is to compute, in real tokens without padding, counted before anything is computed.
 
-A range is what is known of an amount: shots and test rows are there, but nobody knows how long answers will be,
-nor, before the data stage, which rows will be selected.
+A range is what is known of an amount: shots and test rows are there, but nobody knows how long answers will
+be, nor, before the data stage, which rows will be selected.
 """
 
 from collections.abc import Sequence

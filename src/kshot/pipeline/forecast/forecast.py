@@ -136,9 +136,7 @@ def _total(stages: Sequence[StageForecast], end: int) -> float:
 def _notes(inputs: Inputs, ahead: Sequence[str]) -> list[str]:
     notes = []
     if any(stage.startswith("eval") for stage in ahead) or "experts" in ahead:
-        notes.append(
-            "answers may end early: the least counts them as short as right ones, the most at full length"
-        )
+        notes.append("answers: the least counts them as long as right ones, the most at full length")
     if "experts" in ahead and inputs.task.experts.endpoint:
         notes.append("experts: how long the server takes is not known")
     if "screening" in ahead:

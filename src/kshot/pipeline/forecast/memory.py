@@ -16,7 +16,7 @@ FLOAT16 = 2
 
 
 def resident_bytes() -> int:
-    """Return what this process takes now, libraries and base model included; on an accelerator, what it holds."""
+    """Return what is taken now, libraries and base model included; on an accelerator, what it holds."""
     if torch.cuda.is_available():
         return int(torch.cuda.memory_allocated())
     return int(psutil.Process().memory_info().rss)
@@ -39,7 +39,7 @@ def stage_bytes(counter: WorkCounter, stage: str, probe: Probe) -> int:
 
 
 def disk_bytes(counter: WorkCounter, stages: Sequence[str], probe: Probe) -> int:
-    """Return what a run adds to the disk at its peak: tuned adapters, and two checkpoints while one is written."""
+    """Return what a run adds to the disk at its peak: tuned adapters, and two checkpoints of one."""
     trained = [_probe_of(stage, probe) for stage in stages if stage in ("single", "expert")]
     found = [one for one in trained if one is not None]
     kept = sum(one.weight_bytes for one in found)

@@ -114,7 +114,7 @@ def _experts(counter: WorkCounter, num_experts: int) -> Mapping[str, LoraExpert]
 
 
 def _scoring(counter: WorkCounter) -> dict[Kind, Rate]:
-    task, lm = counter.inputs.task, counter.inputs.lm
+    lm = counter.inputs.lm
     experts = _readable(counter, min(ADAPTERS_AT_ONCE, max(1, counter.pending)))
     num_rows = _rows_of_a_batch(counter, len(experts))
     with row_experts(lm.model, experts) as rows:

@@ -1,7 +1,7 @@
 """Seconds that a unit of work takes: each measurement is warmed up, then repeated.
 
-Decoding is timed at the batch size and the lengths of the run: a few prompts are run, and their keys and values
-copied to fill the batch.
+Decoding is timed at the batch size and the lengths of the run: a few prompts are run, and their keys and
+values copied to fill the batch.
 """
 
 import time

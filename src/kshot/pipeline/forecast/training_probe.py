@@ -1,4 +1,4 @@
-"""One optimiser step, timed, and the bytes that it keeps: for the backward pass, and of gradients and moments."""
+"""Optimiser steps, timed, and the bytes that they keep."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ class TrainingProbe:
     kept_bytes: float
 
     def step_bytes(self, tokens: int) -> int:
-        """Return what training takes beside the model: gradients, moments, and a micro-batch of so many tokens."""
+        """Return what training takes beside model and weights, for a micro-batch of so many padded tokens."""
         return int(self.weight_bytes * (1 + MOMENTS) + self.kept_bytes * tokens)
 
     @property

@@ -1,8 +1,7 @@
 """Runs inside the sandbox: takes on the limits, calls one function, reports what it returned.
 
-The sandbox hands the text of this file to an interpreter that has the standard library alone. Whatever was
-printed goes nowhere; the report goes out by a descriptor of its own, marked with a token that came in with the
-job.
+What a program prints goes nowhere; the report goes out by a descriptor of its own, marked with a token that
+came in with the job.
 """
 
 import json
@@ -26,7 +25,7 @@ def enter() -> None:
     write(report_to, f"{token} started\n".encode())
     scope: dict[str, Any] = {"__name__": "inside"}
     exec(compile(job.pop("source"), "<inside>", "exec"), scope)
-    report = {"value": None, "error": None}
+    report: dict[str, Any] = {"value": None, "error": None}
     try:
         report["value"] = scope["main"](job.pop("data"))
     except BaseException as error:

@@ -3,6 +3,7 @@
 import random
 import sqlite3
 from collections import Counter
+from contextlib import closing
 from typing import Any
 
 NUM_ROWS = 24  # of a table: enough for ties and for rows that nearly fit, few enough for joins of four tables
@@ -22,33 +23,36 @@ def main(data: dict[str, Any]) -> dict[str, Any]:
     """Compare the results of two queries.
 
     Args:
-        data: `schema` (statements), `gold`, `prediction`, `ordered`, `num_databases`, and what cells are made of:
-            `numbers` and `texts`, or `values` by column with `planted` rows (cells by column).
+        data: `schema` (statements), `gold`, `prediction`, `ordered`, `num_databases`, and what cells are made
+            of: `numbers` and `texts`, or `values` by column with `planted` rows (cells by column).
 
     Returns:
-        `gold_error` where the right query does not run; `error` where the prediction does not; else `same`, and
-        `informative`: databases in which the right query finds anything.
+        `gold_error` where the right query does not run; `error` where the prediction does not; else `same`,
+        and `informative`: whether the right query finds anything.
     """
-    same, informative = True, 0
+    informative = False
     for seed in range(data["num_databases"]):
-        database = sqlite3.connect(":memory:")
-        try:
-            given = _make(database, data, random.Random(seed), fill=seed > 0)
-            if seed == 0 and not given:
-                continue
-            database.set_authorizer(
-                lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
-            )
-            gold = _ask(database, data["gold"])
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            return {"gold_error": str(error)}
-        try:
-            found = _ask(database, data["prediction"])
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            return {"error": str(error)}
-        informative += any(cell not in (None, 0.0) for row in gold for cell in row)
-        same = same and (gold == found if data["ordered"] else Counter(gold) == Counter(found))
-    return {"same": same, "informative": informative}
+        with closing(sqlite3.connect(":memory:")) as database:
+            try:
+                given = _make(database, data, random.Random(seed), fill=seed > 0)
+                if seed == 0 and not given:
+                    continue
+                database.set_authorizer(_only_questions)
+                gold = _ask(database, data["gold"])
+            except (sqlite3.Error, sqlite3.Warning) as error:
+                return {"gold_error": str(error)}
+            try:
+                found = _ask(database, data["prediction"])
+            except (sqlite3.Error, sqlite3.Warning) as error:
+                return {"error": str(error)}
+        if not (gold == found if data["ordered"] else Counter(gold) == Counter(found)):
+            return {"same": False, "informative": True}
+        informative = informative or any(cell not in (None, 0.0) for row in gold for cell in row)
+    return {"same": True, "informative": informative}
+
+
+def _only_questions(action: int, *_: str | None) -> int:
+    return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
 
 
 def _make(database: sqlite3.Connection, data: dict[str, Any], draw: random.Random, *, fill: bool) -> bool:

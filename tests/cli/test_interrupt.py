@@ -1,0 +1,118 @@
+"""Ctrl-C in a real process: exit code 130, one line, and a run that goes on to the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ..tiny_task import write_tiny_task
+
+PRODUCTS = [
+    "experts/scores.json",
+    "experts/selection.json",
+    "data/selected.jsonl",
+    "single/adapter/adapter_model.safetensors",
+    "expert/adapter/adapter_model.safetensors",
+    "eval/results.json",
+]
+
+
+@pytest.fixture
+def task(
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    lora_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    monkeypatch.setenv("KSHOT_HOME", str(tmp_path / "home"))
+    return write_tiny_task(tmp_path / "task", tiny_model_folder, lora_folder)
+
+
+def _started(task: Path, out: Path) -> "subprocess.Popen[str]":
+    code = "from kshot.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "run", str(task), "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+
+
+def _wait_for(process: "subprocess.Popen[str]", out: Path, stage: str) -> None:
+    deadline = time.monotonic() + 300
+    while True:
+        path = out / "events.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        if any(event["stage"] == stage and event["event"] == "started" for event in events):
+            return
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_in_every_stage_ends_with_the_same_bytes(task: Path, tmp_path: Path) -> None:
+    undisturbed = tmp_path / "undisturbed"
+    done = _started(task, undisturbed)
+    assert (done.wait(timeout=300), done.communicate()[1])[0] == 0
+
+    out = tmp_path / "run"
+    for stage in ("experts", "data", "single", "expert", "eval/base"):
+        process = _started(task, out)
+        _wait_for(process, out, stage)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 130, error
+        assert "Traceback" not in error
+        assert error.strip().splitlines()[-1] == f"stopped; to go on: kshot run {task} --out {out}"
+        assert not list(out.rglob("*.partial"))
+        events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+        assert (events[-1]["stage"], events[-1]["interrupted"]) == ("run", True)
+
+    process = _started(task, out)
+    assert process.wait(timeout=300) == 0, process.communicate()
+    for name in PRODUCTS:
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+STUBBORN = """
+import time
+import typer
+from kshot.cli.common import share
+
+app = typer.Typer()
+
+@app.command()
+def command() -> None:
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning", flush=True)
+        time.sleep(60)
+
+share(app)
+app()
+"""
+
+
+@pytest.mark.slow
+def test_the_second_time_it_quits_at_once() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "cleaning\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert process.communicate()[1] == ""

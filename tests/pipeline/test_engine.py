@@ -1,0 +1,88 @@
+"""A run whose adapters are scored by an engine, and the options that name one."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kshot.cli import main
+from kshot.engine import LocalEngine
+from kshot.errors import ConfigError
+from kshot.pipeline import run
+from kshot.run_folder import SCORE_STORE, SCORES, SELECTION
+
+
+@pytest.fixture
+def task_file(tmp_path: Path, tiny_model_folder: Path, lora_folder) -> Path:
+    """A task of 3 shots and 4 adapters."""
+    (tmp_path / "bank").mkdir()
+    for seed, name in enumerate(["aa", "bb", "cc", "dd"]):
+        lora_folder(name, seed=seed).rename(tmp_path / "bank" / name)
+    rows = [{"instruction": f"say {word}", "output": word, "id": word} for word in ("yes", "no", "maybe")]
+    (tmp_path / "shots.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "name": "tiny",
+        "base_model": str(tiny_model_folder),
+        "shots": "shots.jsonl",
+        "scorer": "exact_match",
+        "bank": ["bank"],
+        "experts": {"num_candidates": 4, "num_experts": 2},
+        "data": {"budget": 0},
+        "evaluation": {"max_new_tokens": 2},
+    }
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
+    return tmp_path / "task.yaml"
+
+
+class Counting(LocalEngine):
+    """Counts runs and shards."""
+
+    def __init__(self) -> None:
+        self.shards: list[int] = []
+
+    def run(self, make_worker, shards):
+        self.shards.append(len(shards))
+        return super().run(make_worker, shards)
+
+
+def test_an_engine_scores_and_changes_nothing_that_is_written(task_file: Path, tmp_path: Path) -> None:
+    engine = Counting()
+    here = run(task_file, tmp_path / "here", until="experts").folder
+    there = run(task_file, tmp_path / "there", until="experts", engine=engine).folder
+    for file in (SCORES, SELECTION):
+        assert (there / "experts" / file).read_bytes() == (here / "experts" / file).read_bytes()
+    assert (there / "config.yaml").read_bytes() == (here / "config.yaml").read_bytes()
+    assert engine.shards == [1]
+    run(task_file, tmp_path / "here", until="experts", engine=engine)  # finished: the engine is not asked
+    (there / SCORE_STORE).rename(tmp_path / "kept")
+    run(task_file, tmp_path / "there", until="experts", engine=engine)
+    assert engine.shards == [1]
+
+
+def test_an_engine_beside_an_endpoint_is_refused(task_file: Path, tmp_path: Path) -> None:
+    task = yaml.safe_load(task_file.read_text())
+    task["experts"]["endpoint"] = {"url": "http://127.0.0.1:9/v1"}
+    task_file.write_text(yaml.safe_dump(task))
+    with pytest.raises(ConfigError, match=r"got an engine and experts\.endpoint: leave out one"):
+        run(task_file, tmp_path / "run", until="experts", engine=LocalEngine())
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "select", "augment", "train", "eval"])
+def test_an_address_without_ray_is_refused(command, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["kshot", command, "task.yaml", "--out", "run", "--address", "auto"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "expected no address with the engine local, got 'auto': leave it out" in capsys.readouterr().err
+
+
+def test_without_ray_its_engine_names_the_extra(capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(sys, "argv", ["kshot", "select", "task.yaml", "--out", "run", "--engine", "ray"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "the engine ray needs Ray: pip install 'kshot[ray]'" in capsys.readouterr().err
