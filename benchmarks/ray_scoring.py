@@ -2,8 +2,6 @@
 
     KSHOT_DATA=FOLDER python benchmarks/ray_scoring.py [ADAPTERS]     # so many of the bundled bank; or all
 
-Both Ray runs are compared with scoring here as it is by default, and in the batches that the workers make.
-
 Writes benchmarks/results/ray_scoring.json.
 """
 
@@ -22,7 +20,6 @@ from kshot.bank import Bank
 from kshot.engine import RayEngine
 from kshot.examples import Example, read_examples
 from kshot.experts import ExpertScore, Scores, adapter_similarity, score_experts, select_experts
-from kshot.experts.spread_scoring import ADAPTERS_A_SHARD
 from kshot.language_model import LanguageModel
 from kshot.pipeline.environment import describe_environment
 from kshot.terminal import RichProgress, quiet_libraries
@@ -45,7 +42,6 @@ def main(num_adapters: int | None) -> None:
     bank = bank.subset(bank.names[:num_adapters])
     shots = read_examples(Path(os.environ["KSHOT_DATA"]) / SHOTS)
     here, here_seconds = _timed("here", lm, bank, shots)
-    in_their_batches, _ = _timed("here, batches of Ray", lm, bank, shots, adapters_at_once=ADAPTERS_A_SHARD)
     result: dict[str, Any] = {"here_seconds": here_seconds}
     lost: list[str] = []
     with RayEngine(num_workers=WORKERS, say=lost.append) as engine:
@@ -56,7 +52,6 @@ def main(num_adapters: int | None) -> None:
                 "seconds": seconds,
                 "selection_equal": _selection(bank, scores) == _selection(bank, here),
                 "largest_relative_difference": _difference(scores, here),
-                "largest_relative_difference, same batches": _difference(scores, in_their_batches),
                 "lost_shards": len(lost),
             }
     result |= {"adapters": bank.names, "shots": len(shots), "workers": WORKERS, "targets": TARGETS}

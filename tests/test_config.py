@@ -79,6 +79,23 @@ def test_paths_start_from_the_task_file(task_file: Path) -> None:
     assert task.data.encoder == "pypi:encoder==1.0"
 
 
+@pytest.mark.parametrize(("given", "quota"), [(None, None), (7, 7), (0.25, 25), (0.001, 1)])
+def test_most_rows_of_a_source_as_a_number_or_a_share(given: float | None, quota: int | None) -> None:
+    assert DataConfig(budget=100, max_per_source=given).source_quota == quota
+
+
+def test_benchmarks_are_written_like_a_pool(task_file: Path) -> None:
+    source = {
+        "path": "hf://openai/gsm8k/main:test",
+        "columns": {"instruction": "question", "output": "answer"},
+    }
+    task = read_task(write(task_file, data={"benchmarks": ["held/*.jsonl", source]}))
+    assert task.data.benchmarks == (
+        PoolSource(path=str(task_file.parent.resolve() / "held/*.jsonl")),
+        PoolSource.model_validate(source),
+    )
+
+
 def test_columns_and_limit_of_a_pool(task_file: Path) -> None:
     (task_file.parent / "encoder").mkdir()
     source = {"path": "gsm8k.csv", "columns": {"instruction": "question", "output": "answer"}, "limit": 9}
@@ -122,7 +139,26 @@ def test_numbers_as_yaml_writes_them(task_file: Path) -> None:
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: .*finite number, got inf"),
         ({"training": {"report_to": "paper"}}, "training.report_to: Input should be 'none'.*got 'paper'"),
         ({"data": {"threshold": 1.5}}, "data.threshold: .*less than or equal to 1, got 1.5"),
+        (
+            {"data": {"relevance_weight": 0.8}},
+            "data.relevance_weight is for the strategy mmr, not for max",
+        ),
+        (
+            {"data": {"strategy": "mmr", "relevance_weight": 0.5}},
+            "data.relevance_weight: .*greater than 0.5, got 0.5",
+        ),
+        ({"data": {"max_per_source": 1.5}}, "must be a whole number of rows or a share below 1, got 1.5"),
+        ({"data": {"max_per_source": 0}}, "data.max_per_source.*greater than 0"),
+        (
+            {"data": {"min_tokens": 9, "max_tokens": 8}},
+            "data.max_tokens must be at least min_tokens = 9, got 8",
+        ),
+        ({"data": {"max_tokens": 2000}}, "at most training.max_length = 1024, got 2000"),
         ({"scorer": "bleu"}, "scorer: Input should be 'exact_match'.*got 'bleu'"),
+        (
+            {"evaluation": {"beside": ["letter"]}},
+            "evaluation.beside belongs to.*got letter without it: remove",
+        ),
         ({"name": "a b"}, "name: String should match pattern"),
         ({"bank": []}, "bank: Tuple should have at least 1 item"),
         ({"experts": {"num_experts": 9}}, "experts.num_experts must be at most num_candidates = 8, got 9"),
@@ -195,6 +231,7 @@ def test_missing_file(task_file: Path) -> None:
         ("multiple_choice", "listed", None, True),
         ("multiple_choice", "cloze", True, True),
         ("number", "cloze", False, False),
+        ("code", "cloze", None, False),
     ],
 )
 def test_rationales_by_default(

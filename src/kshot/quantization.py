@@ -16,8 +16,9 @@ Quantization = Literal["none", "8bit", "4bit"]
 def quantization_settings(quantization: str, dtype: torch.dtype) -> dict[str, Any]:
     """Return what `from_pretrained` needs to quantise a model as it loads it; nothing for `none`.
 
-    8 bits are LLM.int8() (arXiv 2208.07339), whose outlying inputs stay in half precision; 4 bits are NF4
-    with quantised constants, as in QLoRA (arXiv 2305.14314).
+    8 bits are LLM.int8() (arXiv 2208.07339), whose outlying inputs stay in half precision; which they are
+    depends on the whole batch, so that a row's numbers change a little with the rows beside it. 4 bits are
+    NF4 with quantised constants, as in QLoRA (arXiv 2305.14314).
 
     Args:
         quantization: `none`, `8bit` or `4bit`.

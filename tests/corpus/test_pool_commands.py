@@ -88,9 +88,7 @@ def test_a_source_with_a_mistake_is_not_listed(tmp_path: Path, write_rows, encod
 
 @pytest.mark.parametrize("column", ["instruction", "instr=question", "instruction="])
 def test_a_wrong_column_is_refused(tmp_path: Path, column: str) -> None:
-    with pytest.raises(
-        ConfigError, match="expected --column FIELD=COLUMN with a FIELD of instruction"
-    ):
+    with pytest.raises(ConfigError, match="expected --column FIELD=COLUMN with a FIELD of instruction"):
         _pool("build", str(tmp_path / "pool"), "a.jsonl", "--column", column)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from kshot.endpoint import in_threads
 from kshot.errors import ExampleError
-from kshot.evaluation.code_scorer import PASSED, code, outcome_of_tests, program_of, tests_of
+from kshot.evaluation.code_scorer import PASSED, asserts_of, code, outcome_of_tests, program_of
 from kshot.evaluation.sandbox import Sandbox
 from kshot.examples import Example, read_examples
 
@@ -73,7 +73,7 @@ def test_the_program_that_is_run() -> None:
 )
 def test_rows_without_tests_are_named(answer: str | None, message: str) -> None:
     with pytest.raises(ExampleError, match=message):
-        tests_of(Example("ask", "def f(): pass", answer=answer, id="x"))
+        asserts_of(Example("ask", "def f(): pass", answer=answer, id="x"))
 
 
 @pytest.mark.real

@@ -37,7 +37,6 @@ from kshot.evaluation.wikisql import Condition, Query, read_wikisql
         ("SELECT A_FIELD FROM TABLE WHERE", None),
         ("SELECT A_FIELD, B_FIELD FROM TABLE", None),
         ("SELECT A_FIELD FROM TABLE WHERE B_FIELD LIKE x", None),
-        ("SELECT COUNT(A_FIELD FROM TABLE", None),
         ("SELECT name FROM people", None),
         ("", None),
     ],

@@ -22,7 +22,7 @@ SHOTS = [
     Example("say cat", "the cat", id="b"),
     Example("count", "one two three four five", rationale="start at one", id="c"),
 ]
-SETTINGS = {"max_new_tokens": 4}
+SETTINGS = {"max_new_tokens": 4, "adapters_at_once": 4}
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +90,13 @@ def test_against_scoring_here(tiny_lm, bank, engine, tmp_path, kill) -> None:
     noting, path = NotingEngine(engine, tmp_path, kill=kill), tmp_path / "scores.jsonl"
     there = score_experts(tiny_lm, bank, SHOTS, engine=noting, store=ScoreStore(path), **SETTINGS)
     for one, other in zip(there, here, strict=True):
-        assert one.shot_nll == pytest.approx(other.shot_nll, rel=1e-6)
+        assert one.shot_nll == pytest.approx(other.shot_nll, rel=1e-6)  # as numbers of threads may differ
         assert one.reasoning_ppl == pytest.approx(other.reasoning_ppl, rel=1e-6)
         assert one.shot_answer == other.shot_answer
         assert one.shot_correct == other.shot_correct
     assert selected(bank, there) == selected(bank, here)
     twice = {names: times for names, times in noting.begun().items() if times > 1}
-    lost = {"adapter-4 adapter-5 adapter-6 adapter-7": 2} if kill else {}
+    lost = {"adapter-3 adapter-4 adapter-5": 2} if kill else {}
     assert twice == lost
     assert len(noting.begun()) == 3
     assert len(path.read_text().splitlines()) == len(bank) * len(SHOTS) * 2 + len(bank)

@@ -14,7 +14,6 @@ from kshot.errors import AdapterError, SourceError
 from kshot.evaluation.sandbox import allows_unsafe_code, unsafe_code
 from kshot.examples import Example
 from kshot.experts import ExpertScore, ScoreStore, score_experts
-from kshot.experts.spread_scoring import ADAPTERS_A_SHARD
 from kshot.language_model import LanguageModel
 
 SHOTS = [
@@ -28,6 +27,7 @@ QUESTIONS = [
     ),
     Example("What? A: 1 B: 2 C: 3", "A", choices=("1", "2", "3"), label=0, question="What?", rationale="so"),
 ]
+AT_ONCE = {"adapters_at_once": 4}
 TASKS = {
     "generated": (SHOTS, {"max_new_tokens": 4}),
     "likelihood": (QUESTIONS, {"scorer": "multiple_choice"}),
@@ -72,7 +72,8 @@ def plain(scores) -> list[dict[str, object]]:
 @pytest.mark.parametrize("task", TASKS)
 def test_against_scoring_here_to_the_last_bit(tiny_lm, bank, task) -> None:
     shots, settings = TASKS[task]
-    here = score_experts(tiny_lm, bank, shots, adapters_at_once=ADAPTERS_A_SHARD, **settings)
+    settings = settings | AT_ONCE
+    here = score_experts(tiny_lm, bank, shots, **settings)
     done, told = [], []
     there = score_experts(
         tiny_lm, bank, shots, engine=Elsewhere(), progress=done.append, on_score=told.append, **settings
@@ -84,12 +85,12 @@ def test_against_scoring_here_to_the_last_bit(tiny_lm, bank, task) -> None:
 
 def test_shards_are_small_and_of_similar_rank(tiny_lm, bank) -> None:
     engine = Elsewhere()
-    score_experts(tiny_lm, bank, QUESTIONS, scorer="multiple_choice", engine=engine)
+    score_experts(tiny_lm, bank, QUESTIONS, scorer="multiple_choice", engine=engine, **AT_ONCE)
     assert engine.names() == [
-        ["adapter-3", "adapter-5"],
-        ["adapter-0", "adapter-2", "adapter-4", "adapter-1"],
+        ["adapter-1", "adapter-3", "adapter-5"],
+        ["adapter-0", "adapter-2", "adapter-4"],
     ]
-    assert str(pickle.loads(engine.shards[0])) == "the scores of adapter-3, adapter-5"
+    assert str(pickle.loads(engine.shards[0])) == "the scores of adapter-1, adapter-3, adapter-5"
 
 
 def test_adapters_travel_with_their_weights_and_need_no_disk(tiny_lm, bank) -> None:
@@ -153,8 +154,8 @@ def test_failures_are_those_of_scoring_here(tiny_lm, bank) -> None:
     save_file({key: value * 1e30 for key, value in weights.items()}, huge.folder / WEIGHTS)
     entry = huge.entry.model_copy(update={"sha256": sha256_of(huge.folder / WEIGHTS)})
     bank = Bank([*bank.subset(["adapter-0", "adapter-1", "adapter-3"]), Adapter(huge.folder, entry)])
-    settings = {"max_new_tokens": 2}
-    here = score_experts(tiny_lm, bank, SHOTS, adapters_at_once=ADAPTERS_A_SHARD, **settings)
+    settings = {"max_new_tokens": 2} | AT_ONCE
+    here = score_experts(tiny_lm, bank, SHOTS, **settings)
     there = score_experts(tiny_lm, bank, SHOTS, engine=Elsewhere(), **settings)
     assert set(there.failures) == {"adapter-1", "adapter-2"}
     assert there.failures == here.failures
@@ -164,7 +165,7 @@ def test_failures_are_those_of_scoring_here(tiny_lm, bank) -> None:
 
 
 def test_stopped_after_a_shard_the_rest_alone_is_sent(tiny_lm, bank, tmp_path: Path) -> None:
-    settings = {"scorer": "multiple_choice"}
+    settings = {"scorer": "multiple_choice"} | AT_ONCE
     expected = score_experts(tiny_lm, bank, QUESTIONS, engine=Elsewhere(), **settings)
     path = tmp_path / "scores.jsonl"
     with pytest.raises(KeyboardInterrupt):
@@ -175,7 +176,7 @@ def test_stopped_after_a_shard_the_rest_alone_is_sent(tiny_lm, bank, tmp_path: P
     scores = score_experts(
         tiny_lm, bank, QUESTIONS, engine=resumed, store=ScoreStore(path), progress=done.append, **settings
     )
-    assert resumed.names() == [["adapter-0", "adapter-2", "adapter-4", "adapter-1"]]
+    assert resumed.names() == [["adapter-0", "adapter-2", "adapter-4"]]
     assert sum(done) == len(bank) * len(QUESTIONS)
     assert plain(scores) == plain(expected)
     again = Elsewhere()

@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 
 from kshot.cli import app
 from kshot.config import read_task
-from kshot.errors import ConfigError
+from kshot.errors import ConfigError, ExampleError
 from kshot.examples import read_examples
 from kshot.pipeline.data_stage import data_reads, run_data
 from kshot.pipeline.inputs import Inputs
 from kshot.progress import Silent
 
-WORDS = "zero one two three four five six seven eight nine ten red green blue hot cold big small".split()
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+WORDS = [*NUMBERS, "red", "green", "blue", "hot", "cold", "big", "small"]
 LONG = "count the red and the green balls that three children took from the big box before they went home"
 
 
@@ -62,7 +63,7 @@ def task_folder(
     (folder / "bank").mkdir(parents=True)
     for seed, name in enumerate(["aa", "bb"]):
         lora_folder(name, seed=seed).rename(folder / "bank" / name)
-    pairs = [(one, other) for one in WORDS[:11] for other in WORDS[:11]]
+    pairs = [(one, other) for one in NUMBERS for other in NUMBERS]
     _write(folder / "shots.jsonl", [_row(f"say {a} {b}", id=f"shot-{a}") for a, b in pairs[:3]])
     test = [_row(f"say {a} {b}", id=f"test-{b}") for a, b in pairs[3:5]]
     _write(folder / "test.jsonl", [*test, _row(LONG, id="test-long")])
@@ -203,7 +204,7 @@ def test_rows_of_benchmarks_are_kept_out(task_folder: Path) -> None:
     after, dropped, summary = _select(task_folder)
     assert selected[0]["id"] not in {row["id"] for row in after}
     assert len(after) == 30
-    assert summary["avoided"][selected[0]["id"]] == "row of bench.jsonl: b1"
+    assert summary["avoided"][selected[0]["id"]] == "row of task/bench.jsonl: b1"
     assert dropped[0]["index"] == min(row["index"] for row in dropped if "matched" in row)
     assert data_reads(Inputs(read_task(task_folder / "task.yaml"), Silent())) != before
 
@@ -279,6 +280,30 @@ def test_augment_refuses_before_it_runs(
     assert isinstance(result.exception, ConfigError)
     assert message in str(result.exception)
     assert not (tmp_path / "run").exists()
+
+
+def test_benchmarks_of_one_file_name_and_columns_of_their_own_are_all_kept_out(task_folder: Path) -> None:
+    selected, _, _ = _select(task_folder)
+    first, second = selected[0], selected[1]
+    for name, row in (("one", first), ("two", second)):
+        folder = task_folder / name / "set"
+        folder.mkdir(parents=True)
+        (folder / "test.jsonl").write_text(json.dumps({"q": row["instruction"], "a": "?"}) + "\n")
+    columns = {"instruction": "q", "output": "a"}
+    paths = ["one/set/test.jsonl", "two/set/test.jsonl"]
+    _change(task_folder, benchmarks=[{"path": path, "columns": columns} for path in paths])
+    _, _, summary = _select(task_folder)
+    assert summary["avoided"][first["id"]].startswith("row of set/test.jsonl: ")
+    assert summary["avoided"][second["id"]].startswith("row of set/test.jsonl: ")
+
+
+def test_refuses_a_benchmark_with_rows_that_cannot_be_read(task_folder: Path) -> None:
+    _write(task_folder / "bench.jsonl", [_row("say one"), {"instruction": "say two", "output": ""}])
+    _change(task_folder, benchmarks=["bench.jsonl"])
+    with pytest.raises(
+        ExampleError, match=r"data\.benchmarks: expected rows that can all be read in .*no_output"
+    ):
+        _ = Inputs(read_task(task_folder / "task.yaml"), Silent()).benchmarks
 
 
 def test_a_pool_that_matches_the_test_leaves_no_budget(task_folder: Path) -> None:

@@ -37,6 +37,7 @@ app.add_typer(POOL, name="pool")
 @app.callback(invoke_without_command=True)
 def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Turn a few labelled examples, a bank of LoRA adapters and open data into one task expert."""
+    quiet_libraries()
     if version:
         typer.echo(installed_version("kshot"))
         raise typer.Exit
@@ -47,7 +48,6 @@ share(app)
 
 def main() -> None:
     """Run a command; turn every failure into one line and an exit code."""
-    quiet_libraries()
     try:
         app()
     except Exception as error:

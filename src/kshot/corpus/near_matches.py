@@ -118,6 +118,9 @@ class _Table:
         at = np.searchsorted(self.hashes, hashes)
         at[at == len(self.hashes)] = 0
         hits = np.flatnonzero(known & (self.hashes[at] == hashes))
+        # A text that says the same over and over covers no more words by it.
+        _, once = np.unique(text_W[hits] * len(self.hashes) + at[hits], return_index=True)
+        hits = hits[once]
         first, counts = self.starts[at[hits]], np.diff(self.starts)[at[hits]]
         ends = np.cumsum(counts)
         place = np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - (ends - counts), counts)

@@ -6,10 +6,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import constants
-from huggingface_hub.utils import get_session
+from huggingface_hub import constants, get_session
 
-from kshot.doctor.finding import Finding
+from kshot.doctor.finding import Finding, State
 from kshot.errors import reason_of
 from kshot.model_source import cache_folder
 
@@ -37,7 +36,7 @@ def _disk(name: str, folder: Path) -> Finding:
     details = {"folder": str(folder), "free_gb": round(free, 1)}
     if not os.access(there, os.W_OK):
         how = "set KSHOT_HOME to a folder you can write to" if "HOME" in name else "start from another folder"
-        state = "problem" if "HOME" in name else "warning"
+        state: State = "problem" if "HOME" in name else "warning"
         return Finding(name, state, f"{folder} cannot be written", how, details)
     few = free < LEAST_FREE_GB
     return Finding(

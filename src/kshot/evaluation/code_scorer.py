@@ -42,14 +42,14 @@ def outcome_of_tests(prediction: str, example: Example) -> str:
     Raises:
         As `code`.
     """
-    tests = tests_of(example)
+    tests = asserts_of(example)
     outcome: Outcome = open_sandbox().run(
         text_of("run_tests"), {"program": program_of(prediction), "tests": tests}
     )
     return PASSED if outcome.value is True else outcome.problem or "ended without a verdict"
 
 
-def tests_of(example: Example) -> str:
+def asserts_of(example: Example) -> str:
     """Return the tests of an example.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 from kshot.endpoint import in_threads
 from kshot.errors import ExampleError
 from kshot.evaluation.choices import read_choice
-from kshot.evaluation.code_scorer import PASSED, outcome_of_tests, tests_of
+from kshot.evaluation.code_scorer import PASSED, asserts_of, outcome_of_tests
 from kshot.evaluation.sandbox import open_sandbox
 from kshot.evaluation.scorers import EXECUTING, Scorer, get_scorer
 from kshot.evaluation.sql_scorer import compare_queries, gold_query_of
@@ -52,7 +52,7 @@ def check_golds(scorer: str, examples: Sequence[Example]) -> None:
     judge = judge_of(scorer)
     for example in examples:
         if scorer == "code":
-            tests_of(example)
+            asserts_of(example)
         elif scorer == "sql":
             gold_query_of(example)
         else:

@@ -70,7 +70,7 @@ def compare_queries(prediction: str, example: Example) -> Comparison:
     query = query_of(prediction)
     if query is None:
         return Comparison(False, "no query")
-    if _normalised(query) == _normalised(gold):
+    if query == gold:
         return Comparison(True, SAME_TEXT)
     schema = schema_of(example.request)
     wiki = None if schema else read_wikisql(gold)
@@ -78,10 +78,9 @@ def compare_queries(prediction: str, example: Example) -> Comparison:
         predicted = read_wikisql(query)
         if predicted is None:
             return Comparison(False, "no query of WikiSQL's form")
-        return _run(_over_one_table(wiki, predicted))
-    if schema:
-        return _run(_over_schema(schema, gold, query))
-    return Comparison(False, OTHER_TEXT)
+        return _run(_over_one_table(wiki, predicted)) or _compare_texts(gold, query)
+    found = _run(_over_schema(schema, gold, query)) if schema else None
+    return found or _compare_texts(gold, query)
 
 
 def gold_query_of(example: Example) -> str:
@@ -139,8 +138,9 @@ def _end_of_statement(text: str) -> int:
     return next((end for end in ends if sqlite3.complete_statement(text[:end])), 0)
 
 
-def _normalised(query: str) -> str:
-    return " ".join(query.split()).casefold()
+def _compare_texts(gold: str, query: str) -> Comparison:
+    same = " ".join(query.split()).casefold() == " ".join(gold.split()).casefold()
+    return Comparison(same, SAME_TEXT if same else OTHER_TEXT)
 
 
 def _over_one_table(gold: Query, predicted: Query) -> dict[str, Any]:
@@ -200,14 +200,15 @@ def _over_schema(schema: list[str], gold: str, query: str) -> dict[str, Any]:
     }
 
 
-def _run(job: dict[str, Any]) -> Comparison:
+def _run(job: dict[str, Any]) -> Comparison | None:
+    """Compare by execution; None where the right query does not run, or finds nothing."""
     job |= {"num_databases": NUM_DATABASES + 1}  # the first holds the schema's own rows, if there are any
     outcome = open_sandbox().run(text_of("run_queries"), job)
     found = outcome.value
     if found is None:
         return Comparison(False, outcome.problem or "no result")
     if "gold_error" in found or not found.get("informative", True):
-        return Comparison(False, OTHER_TEXT)
+        return None
     if "error" in found:
         return Comparison(False, found["error"])
     return Comparison(found["same"], SAME_RESULTS if found["same"] else OTHER_RESULTS)

@@ -15,14 +15,14 @@ from kshot.experts.outcomes import Outcomes
 from kshot.experts.score_store import ScoreStore
 from kshot.experts.shot_passes import ScoringSettings
 from kshot.experts.shot_runner import ShotRunner
-from kshot.experts.spread_scoring import ADAPTERS_A_SHARD, run_groups
+from kshot.experts.spread_scoring import run_groups
 from kshot.language_model import LanguageModel
 from kshot.mixture import check_fits
 from kshot.progress import Advance
 
-ADAPTERS_AT_ONCE = (
-    16  # in memory: 32 MB each at rank 16 on q and v of a 7B model, and a batch is full with them
-)
+# In memory: 32 MB each at rank 16 on q and v of a 7B model. A batch of 16 shots is full with 4 of them; more let it
+# have shots of one length, and 16 spare at most 4 % of a padded token that 8 take. A lost worker costs as many.
+ADAPTERS_AT_ONCE = 8
 
 
 def score_experts(
@@ -55,8 +55,8 @@ def score_experts(
         adapters_at_once: Adapters in memory, and at most in one batch.
         memory_mb: What a batch may take, about; None: a quarter of the base model, and no less than 1,024.
         store: Keeps results of every batch; what an earlier call left there is not computed again.
-        engine: Whose workers run the adapters, 4 or fewer at a time; None: all is done here. Results are the
-            same to the rounding of other batches; they are to the last bit with `adapters_at_once=4` here.
+        engine: Whose workers run the adapters, `adapters_at_once` to a shard; None: all is done here. Batches
+            are the same, and so are the results, as far as the machines compute alike.
         on_score: Called with each score as soon as it is known.
         progress: Called with the number of (adapter, shot) pairs just finished.
 
@@ -85,8 +85,7 @@ def score_experts(
     pending = [adapter for adapter in usable if runner.whole_key(adapter) not in store]
     outcomes.conclude([adapter for adapter in usable if adapter not in pending])
     advance((len(bank) - len(pending)) * len(shots))
-    at_once = min(adapters_at_once, ADAPTERS_A_SHARD) if engine else adapters_at_once
-    groups = list(groups_of_adapters(lm.model, pending, at_once))
+    groups = list(groups_of_adapters(lm.model, pending, adapters_at_once))
     for group in run_groups(runner, groups, engine):
         outcomes.conclude(group)
     # Only now: groups are made of what is pending, and must be the same after a kill.
@@ -118,7 +117,7 @@ def usable_adapters(model: nn.Module, bank: Bank, failures: dict[str, str]) -> I
 def groups_of_adapters(
     model: nn.Module, adapters: Sequence[Adapter], at_once: int
 ) -> Iterator[list[Adapter]]:
-    """Put adapters of similar rank together, which are filled up with zeros to the largest.
+    """Put adapters of similar rank together, which are filled up with zeros to the largest, in even groups.
 
     Those that change the output embedding are alone: it sees chosen positions of all rows in one.
     """
@@ -128,7 +127,8 @@ def groups_of_adapters(
     others = sorted(
         (adapter for adapter in adapters if adapter not in alone), key=lambda one: (one.entry.r, one.name)
     )
-    for start in range(0, len(others), at_once):
-        yield others[start : start + at_once]
+    num_groups = -(-len(others) // at_once)
+    for group in range(num_groups):
+        yield others[len(others) * group // num_groups : len(others) * (group + 1) // num_groups]
     for adapter in alone:
         yield [adapter]

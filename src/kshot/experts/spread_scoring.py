@@ -20,10 +20,6 @@ from kshot.experts.shot_passes import ScoringSettings
 from kshot.experts.shot_runner import ShotRunner
 from kshot.mixture import LoraExpert
 
-# A lost worker costs so many. They fill a batch: 16 shots of 4 adapters are the 64 rows from which
-# SmolLM2-135M decodes no faster, and at 7B a batch is full with fewer.
-ADAPTERS_A_SHARD = 4
-
 
 def run_groups(
     runner: ShotRunner, groups: Sequence[Sequence[Adapter]], engine: Engine | None

@@ -11,6 +11,7 @@ from kshot.bank import Bank
 from kshot.config import TaskConfig
 from kshot.corpus import KeptOut, Pool, PoolSurvey, fingerprint, pool_contents, read_pool, survey_pool
 from kshot.corpus.decontamination import named_groups
+from kshot.corpus.row_store import EXACT_DUPLICATE
 from kshot.engine import Engine
 from kshot.errors import AdapterError, ConfigError, ExampleError
 from kshot.examples import HUB_SCHEME, Example, read_examples
@@ -107,13 +108,24 @@ class Inputs:
 
     @cached_property
     def benchmarks(self) -> dict[str, list[Example]]:
-        """Further rows whose questions are kept out of the pool, by the name of their source."""
-        return {
-            source.removeprefix(HUB_SCHEME) if source.startswith(HUB_SCHEME) else Path(source).name: (
-                read_examples(source)
-            )
-            for source in self.task.data.benchmarks
-        }
+        """Further rows whose questions are kept out of the pool, by the name of their source.
+
+        Raises:
+            ExampleError: A row cannot be read, so that it could not be kept out.
+        """
+        found: dict[str, list[Example]] = {}
+        for source in self.task.data.benchmarks:
+            rows = read_pool([source], progress=self.progress)
+            lost = [one for one in rows.skipped if one.reason != EXACT_DUPLICATE]
+            if lost:
+                raise ExampleError(
+                    f"data.benchmarks: expected rows that can all be read in {source.path}, got "
+                    f"{lost[0].count} with {lost[0].reason} ({lost[0].first}); name its columns"
+                )
+            is_remote = source.path.startswith(HUB_SCHEME)
+            name = source.path if is_remote else "/".join(Path(source.path).parts[-2:])
+            found.setdefault(name.removeprefix(HUB_SCHEME), []).extend(rows)
+        return found
 
     @cached_property
     def base_digest(self) -> str:
@@ -132,8 +144,8 @@ class Inputs:
 
     @cached_property
     def benchmarks_digest(self) -> str:
-        """Hash of the rows of benchmarks that are kept out."""
-        return digest([[row.to_row() for row in rows] for rows in self.benchmarks.values()])
+        """Hash of the files of benchmarks; a Hub data set counts as in the pool."""
+        return digest(pool_contents(self.task.data.benchmarks) if self.task.data.budget else [])
 
     @cached_property
     def bank_digest(self) -> str:

@@ -105,7 +105,11 @@ def _count_reasons(contents: Contents) -> Mapping[str, int]:
     """Count the avoided rows by kind of reason; that a row matches a shot names the shot."""
     if isinstance(contents.data, Missing):
         return {}
-    kinds = {"shot ": "asks what a shot asks", "test row ": "asks what a test row asks"}
+    kinds = {
+        "shot ": "asks what a shot asks",
+        "test row ": "asks what a test row asks",
+        "row of ": "asks what a row of a benchmark asks",
+    }
     reasons = (
         next((words for start, words in kinds.items() if reason.startswith(start)), reason)
         for reason in contents.data.avoided.values()

@@ -112,7 +112,7 @@ def _checked(receive: Receive, max_body_bytes: int) -> Receive:
             ) from error
         size += len(message.get("body", b""))
         if size > max_body_bytes:
-            raise ApiError(413, f"expected a body of at most {max_body_bytes} bytes, got more: shorten it")
+            raise ApiError(413, f"expected a body of at most {max_body_bytes} bytes, got more: cut it")
         complete = not message.get("more_body", False)
         return message
 

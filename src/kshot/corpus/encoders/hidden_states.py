@@ -23,7 +23,8 @@ class HiddenStateEncoder:
     """A base model as a `TextEncoder`: `Σ i·h_i / Σ i` over the real tokens i = 1..T of a text.
 
     Later tokens have read more of the text, so they count for more. Request and response are one text,
-    without a chat template.
+    without a chat template. Cosines lie high: of SmolLM2-135M, 0.94 is the median of two rows of one data set
+    and 0.73 of two data sets, so that `data.threshold` must be near 1 (0.9 takes most rows for copies).
 
     Args:
         lm: Runs in evaluation mode, without gradients.
