@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py [--seconds 60] [--clients 64] [--prompts 8]
 
-The experts are mixtures of the bundled bank's adapters with routers as they start. Every answer is greedy and is
-compared with the one that its expert gives alone, row by row, before the server starts. Where the two differ, the
-expert alone is asked how far the two tokens are apart at the first difference: `near_ties` are below
+The experts are mixtures of the bundled bank's adapters with routers as they start. Every answer is greedy and
+is compared with the one that its expert gives alone, one row at a time, before the server starts. Where they
+differ, the expert alone is asked how far the two tokens are apart at the first difference: `near_ties` are below
 `NEAR_TIE_NATS`, where rounding that depends on the batch decides; all others are `mixed_up`.
 
 Writes benchmarks/results/serving.json.
@@ -80,7 +80,7 @@ class Load:
         return self.tokens / self.seconds
 
     def row(self) -> dict[str, Any]:
-        latencies = [seconds for _, _, seconds in self.answers]
+        latencies = [seconds for _, _, seconds in self.answers] or [0.0]
         return {
             "answers": len(self.answers),
             "errors": len(self.errors),
@@ -222,7 +222,7 @@ async def answer(client: AsyncOpenAI, key: Key, load: Load) -> None:
 
 def judge(lm: LanguageModel, folders: dict[str, Path], wanted: dict[Key, str], load: Load) -> Iterator[str]:
     """Yield `equal`, `near_ties` or `mixed_up` for each answer."""
-    known: dict[tuple[Key, str], str] = {(key, text): "equal" for key, text in wanted.items()}
+    known: dict[tuple[Key, str], str] = dict.fromkeys(wanted.items(), "equal")
     for key, text, _ in load.answers:
         if (key, text) not in known:
             with as_alone(lm, folders.get(key[0])):

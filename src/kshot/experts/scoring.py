@@ -20,8 +20,8 @@ from kshot.language_model import LanguageModel
 from kshot.mixture import check_fits
 from kshot.progress import Advance
 
-# In memory: 32 MB each at rank 16 on q and v of a 7B model. A batch of 16 shots is full with 4 of them; more let it
-# have shots of one length, and 16 spare at most 4 % of a padded token that 8 take. A lost worker costs as many.
+# In memory: 32 MB each at rank 16 on q and v of a 7B model; a lost worker costs as many. With 4, a batch of 16
+# shots is full; with more, its shots are of one length: 16 would spare 0 to 4 % of padded tokens of likelihoods.
 ADAPTERS_AT_ONCE = 8
 
 
