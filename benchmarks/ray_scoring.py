@@ -29,6 +29,7 @@ BANK = Path(__file__).parents[1] / "banks" / "smollm2-135m"
 SHOTS = "kshot/arc_easy/seed0.jsonl"
 SCORER = "multiple_choice"
 WORKERS = 2
+AT_ONCE = 4  # adapters of a shard, so that two of four are left when half of the work is done
 RESULTS = Path(__file__).parent / "results" / "ray_scoring.json"
 TARGETS = {"selection_equal": True, "largest_relative_difference": 1e-6, "lost_shards": 1}
 BUSY = "ray::RayWorker.run"  # how Ray calls a process that is at a shard
@@ -54,8 +55,12 @@ def main(num_adapters: int | None) -> None:
                 "largest_relative_difference": _difference(scores, here),
                 "lost_shards": len(lost),
             }
-    result |= {"adapters": bank.names, "shots": len(shots), "workers": WORKERS, "targets": TARGETS}
-    result |= {"threads_here": torch.get_num_threads(), "environment": describe_environment()}
+    result |= {"adapters": bank.names, "shots": len(shots), "workers": WORKERS, "at_once": AT_ONCE}
+    result |= {
+        "targets": TARGETS,
+        "threads_here": torch.get_num_threads(),
+        "environment": describe_environment(),
+    }
     write_json(RESULTS, result)
     for name in ("two workers", "one killed half-way"):
         print(name, result[name])
@@ -99,7 +104,9 @@ def _timed(
             if on_progress:
                 on_progress(pairs)
 
-        scores = score_experts(lm, bank, shots, scorer=SCORER, progress=progress, **settings)
+        scores = score_experts(
+            lm, bank, shots, scorer=SCORER, adapters_at_once=AT_ONCE, progress=progress, **settings
+        )
     return scores, round(time.perf_counter() - started, 2)
 
 

@@ -4,8 +4,8 @@
 
 The experts are mixtures of the bundled bank's adapters with routers as they start. Every answer is greedy and
 is compared with the one that its expert gives alone, one row at a time, before the server starts. Where they
-differ, the expert alone is asked how far the two tokens are apart at the first difference: `near_ties` are below
-`NEAR_TIE_NATS`, where rounding that depends on the batch decides; all others are `mixed_up`.
+differ, the expert alone is asked how far the two tokens at the first difference are apart: `near_ties` are
+below `NEAR_TIE_NATS`, where rounding that depends on the batch decides; all others are `mixed_up`.
 
 Writes benchmarks/results/serving.json.
 """

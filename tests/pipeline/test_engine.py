@@ -1,6 +1,7 @@
 """A run whose adapters are scored by an engine, and the options that name one."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -86,3 +87,19 @@ def test_without_ray_its_engine_names_the_extra(capsys, monkeypatch) -> None:
         main()
     assert ended.value.code == 2
     assert "the engine ray needs Ray: pip install 'kshot[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ray_from_the_command_line_selects_as_here_and_prints_results_alone(
+    task_file: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'kshot[ray]'")
+    run(task_file, tmp_path / "here", until="experts")
+    kshot = [sys.executable, "-c", "from kshot.cli import main; main()"]
+    options = ["--out", tmp_path / "there", "--engine", "ray", "--workers", "2", "--json"]
+    done = subprocess.run([*kshot, "select", task_file, *options], capture_output=True, text=True, check=True)
+    here = json.loads((tmp_path / "here" / "experts" / SELECTION).read_text())
+    there = json.loads(done.stdout)["selection"]
+    assert there["experts"] == here["experts"]
+    names = [[row["name"] for row in selection["ranking"]] for selection in (there, here)]
+    assert names[0] == names[1]

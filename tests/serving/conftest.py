@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,13 +107,12 @@ def wanted(served: Served) -> dict[tuple[str, str], str]:
     return found
 
 
-Serve = Callable[..., "contextmanager[str]"]
-
-
 @contextmanager
-def serving(served: Served, limits: Limits | None = None, **settings: int) -> Iterator[str]:
+def serving(
+    served: Served, limits: Limits | None = None, engine: Engine | None = None, **settings: int
+) -> Iterator[str]:
     """Serve from a thread, and yield the address."""
-    engine = Engine(served.lm, **settings)
+    engine = engine or Engine(served.lm, **settings)
     app = create_app(served.lm, served.models, engine, limits or Limits(), hosts=["127.0.0.1"])
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     listener = socket.create_server(("127.0.0.1", 0))

@@ -7,14 +7,17 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import openai
 import pytest
 from openai import OpenAI
 
+from kshot.serving.engine import Engine
 from kshot.serving.gate import ClientRates
 from kshot.serving.limits import Limits
+from kshot.serving.served_models import ServedModel
 
 from .calls import call, count, wait_until
 from .conftest import NEW_TOKENS, Served, serving
@@ -105,6 +108,36 @@ def test_large_bodies(served: Served) -> None:
         assert connection.getresponse().status == 413
         connection.close()
         assert is_healthy(url)
+
+
+def test_slow_bodies(served: Served) -> None:
+    with serving(served, Limits(body_timeout_s=0.2)) as url:
+        host, port = urlsplit(url).netloc.split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 100\r\n\r\n{"
+            )
+            assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+        assert call(url, "/health").status == 200
+
+
+def test_a_model_that_fails(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    broken = replace(served, models=[*served.models, ServedModel("broken", "no-such-adapter")])
+    with serving(broken) as url:
+        reply = call(url, CHAT, ASKED | {"model": "broken"})
+        assert (reply.status, reply.error["type"]) == (500, "server_error")
+        assert "no-such-adapter" not in reply.text
+        assert "no-such-adapter" in caplog.text
+        assert is_healthy(url)
+
+
+def test_a_server_whose_engine_has_ended(served: Served) -> None:
+    engine = Engine(served.lm)
+    with serving(served, engine=engine) as url:
+        engine.close()
+        assert call(url, "/health").status == call(url, "/ready").status == 503
+        assert call(url, CHAT, ASKED).status == 429
 
 
 def test_rates(served: Served) -> None:

@@ -37,7 +37,6 @@ class Member:
     answer: Any
     shard: int = -1
     place: str = "on no machine yet"
-    pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +158,8 @@ class RayPool:
     def _advance(self, member: Member, found: Any) -> Finished | None:
         stage, member.answer = member.stage, None
         if stage == "placing":
-            machine, member.pid = found
-            member.place = f"process {member.pid} on {machine}"
+            machine, pid = found
+            member.place = f"process {pid} on {machine}"
             member.stage, member.answer = "starting", member.actor.start.remote(self._make_worker)
             return None
         member.stage = "idle"

@@ -20,8 +20,8 @@ from kshot.language_model import LanguageModel
 from kshot.mixture import check_fits
 from kshot.progress import Advance
 
-# In memory: 32 MB each at rank 16 on q and v of a 7B model; a lost worker costs as many. With 4, a batch of 16
-# shots is full; with more, its shots are of one length: 16 would spare 0 to 4 % of padded tokens of likelihoods.
+# In memory, 32 MB each at rank 16 on q and v of a 7B model, and what a lost worker costs. A batch of 16 shots
+# is full with 4; with 8 its shots are closer in length; 16 would spare 0 to 4 % of padded target tokens.
 ADAPTERS_AT_ONCE = 8
 
 

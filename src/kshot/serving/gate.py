@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kshot.serving.api_errors import ApiError
 from kshot.serving.limits import Limits
 
-BODY_TIMEOUT_S = 30.0  # of sending a body: 33 kB/s for the largest
 _OPEN = ("/", "/health", "/ready")  # without a key: a page that holds nothing, and whether the server lives
 _MOST_CLIENTS = 10_000  # whose rates are remembered: 1 MB
 
@@ -27,7 +26,7 @@ class Gate:
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self.app = app
         self._key = limits.api_key and f"Bearer {limits.api_key}".encode()
-        self._max_body_bytes = limits.max_body_bytes
+        self._limits = limits
         self._rates = limits.requests_per_minute and ClientRates(limits.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,7 +39,7 @@ class Gate:
         except ApiError as error:
             await error.response(scope, receive, send)
             return
-        await self.app(scope, _checked(receive, self._max_body_bytes), send)
+        await self.app(scope, _checked(receive, self._limits), send)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -93,9 +92,9 @@ class ClientRates:
         return 0.0
 
 
-def _checked(receive: Receive, max_body_bytes: int) -> Receive:
+def _checked(receive: Receive, limits: Limits) -> Receive:
     """Give the body of a request a size and a deadline; what comes later, a disconnection, has none."""
-    deadline = time.monotonic() + BODY_TIMEOUT_S
+    deadline = time.monotonic() + limits.body_timeout_s
     complete = False
     size = 0
 
@@ -108,11 +107,13 @@ def _checked(receive: Receive, max_body_bytes: int) -> Receive:
                 message = await receive()
         except TimeoutError as error:
             raise ApiError(
-                408, f"expected the body within {BODY_TIMEOUT_S:.0f} s: send it at once"
+                408, f"expected the body within {limits.body_timeout_s:g} s, got a part: send it at once"
             ) from error
         size += len(message.get("body", b""))
-        if size > max_body_bytes:
-            raise ApiError(413, f"expected a body of at most {max_body_bytes} bytes, got more: cut it")
+        if size > limits.max_body_bytes:
+            raise ApiError(
+                413, f"expected a body of at most {limits.max_body_bytes} bytes, got more: shorten it"
+            )
         complete = not message.get("more_body", False)
         return message
 
