@@ -120,12 +120,15 @@ def test_reading_a_run_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"expected a run folder at .*, found none"):
         RunFolder.existing(tmp_path / "run")
     (tmp_path / "a-run").mkdir()
+    with pytest.raises(RunFolderError, match=r"found no config\.yaml in it"):
+        RunFolder.existing(tmp_path / "a-run")
+    (tmp_path / "a-run" / "config.yaml").touch()
     with pytest.raises(RunFolderError, match=r"did you mean '.*a-run'"):
         RunFolder.existing(tmp_path / "b-run")
     draft = tmp_path / "a-run" / ".data.x.partial"
     draft.mkdir()
     RunFolder.existing(tmp_path / "a-run").event("started")
-    assert list((tmp_path / "a-run").iterdir()) == [draft]
+    assert {path.name for path in (tmp_path / "a-run").iterdir()} == {draft.name, "config.yaml"}
 
 
 def test_a_damaged_mark_is_no_finished_stage(tmp_path: Path) -> None:

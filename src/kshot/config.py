@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema
 
 from kshot.endpoint import CONCURRENCY, TIMEOUT_S
 from kshot.errors import ConfigError
-from kshot.nearest import nearest_path
+from kshot.nearest import nearest_inside, nearest_path
 
 MOST_SCORED = 64  # adapters: at 135M with 16 shots a quarter of an hour on one core, without the answers
 
@@ -38,6 +38,7 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+_YAML = (".yaml", ".yml")
 
 
 class EndpointConfig(Section):
@@ -102,16 +103,23 @@ class ExpertsConfig(Section):
     screen: int | None = Field(
         default=None,
         ge=1,
-        description="adapters that are scored, the best of a larger bank by first order and halving; where "
-        "absent, all of up to 64, else 64",
+        description="adapters that are scored on all shots, the last of halving; where absent, all of up to "
+        "64, else 64",
     )
     halving_shots: int = Field(
-        default=4,
-        ge=2,
-        description="shots of the first round, after which shots double and adapters halve; no rounds if "
-        "more than half of the shots",
+        default=1,
+        ge=1,
+        description="shots of the first round, after which shots double and adapters halve; a bank with more "
+        "adapters than it takes is ordered by slope and curvature of the loss first; no rounds if more than "
+        "half of the shots",
     )
     halving_factor: int = Field(default=2, ge=2, description="in place of doubling and halving")
+    screen_draws: int = Field(
+        default=8,
+        ge=0,
+        description="draws of the curvature, each as dear as the slope; 0 orders by the slope alone, which "
+        "says little (docs/log.md)",
+    )
     memory_mb: int | None = Field(
         default=None,
         ge=1,
@@ -431,7 +439,8 @@ def read_yaml(path: Path, model: type[S]) -> S:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"cannot read {path}: {error.strerror}; expected a YAML file{nearest_path(path)}"
+            f"cannot read {path}: {error.strerror}; expected a YAML file"
+            f"{nearest_path(path)}{nearest_inside(path, _YAML)}"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from kshot.atomic import new_folder
 from kshot.errors import ConfigError
 from kshot.examples import write_examples
+from kshot.nearest import nearest_path
 from kshot.procedural import draw_pool, draw_shopping
 
 NUM_SHOTS = 8
@@ -60,13 +61,15 @@ def write_task_folder(folder: Path, *, bank: Path | None = None, seed: int = 0) 
         seed: Another seed draws other shots and test rows.
 
     Raises:
-        ConfigError: The folder exists.
+        ConfigError: The folder exists, or the bank does not.
         MissingExtraError: The pool's generator is not installed.
     """
     if folder.exists():
         raise ConfigError(
             f"expected a new folder, got {folder}, which exists; choose another name or remove it"
         )
+    if bank is not None and not bank.is_dir():
+        raise ConfigError(f"expected the folder of a bank, got {bank}: no such folder{nearest_path(bank)}")
     bank = (bank or bundled_bank()).resolve()
     rows = draw_shopping(size=NUM_SHOTS + NUM_TEST, seed=seed)
     pool = draw_pool(size=POOL_SIZE, seed=POOL_SEED)

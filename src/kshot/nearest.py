@@ -18,15 +18,24 @@ def nearest_path(path: str | Path) -> str:
         path: Without patterns; hidden files are suggested to none but who asks for one.
     """
     path = Path(path).expanduser()
-    missing = next((part for part in [*reversed(path.parents), path] if not part.exists()), None)
-    if missing is None:
-        return ""
     try:
-        names = [one.name for one in missing.parent.iterdir()]
-    except OSError:
+        missing = next((part for part in [*reversed(path.parents), path] if not part.exists()), None)
+        names = [one.name for one in missing.parent.iterdir()] if missing else []
+    except OSError:  # a folder that may not be read
+        return ""
+    if missing is None:
         return ""
     shown = [name for name in names if missing.name.startswith(".") or not name.startswith(".")]
     near = get_close_matches(missing.name, shown, n=1)
     if not near:
         return ""
     return f"; did you mean '{missing.parent / near[0] / path.relative_to(missing)}'?"
+
+
+def nearest_inside(path: Path, suffixes: Iterable[str]) -> str:
+    """Return `; did you mean 'x/y.yaml'?` for a folder that was given instead of the one such file in it."""
+    try:
+        inside = [one for one in path.iterdir() if one.suffix in suffixes] if path.is_dir() else []
+    except OSError:
+        return ""
+    return f"; did you mean '{inside[0]}'?" if len(inside) == 1 else ""

@@ -28,8 +28,8 @@ REPORT = "report.html"
 MARK = "stage.json"
 
 SCORE_STORE = ".scores.jsonl"
-ORDER = "order.json"  # screening/, of banks too large to be scored whole
-SCREENING = "screening.json"  # experts/, likewise
+ORDER = "order.json"  # screening/, of banks too large for one shot of each adapter
+SCREENING = "screening.json"  # experts/, of banks too large to be scored whole
 SCORES = "scores.json"
 SCORE_SECONDS = "seconds.json"
 SIMILARITY = "similarity.json"
@@ -80,8 +80,8 @@ class RunFolder:
             RunFolderError: It is not there.
         """
         root = Path(root)
-        if not root.is_dir():
-            found = "a file" if root.exists() else "none"
+        if not (root / CONFIG).is_file():
+            found = f"no {CONFIG} in it" if root.is_dir() else "a file" if root.is_file() else "none"
             raise RunFolderError(
                 f"expected a run folder at {root}, found {found}; "
                 f"make one with 'kshot run'{nearest_path(root)}"

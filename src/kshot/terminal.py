@@ -27,7 +27,7 @@ LEFT_OUT = {
     "too_short": "too short",
     "too_long": "too long",
 }
-ORDER_SHOWN = 20  # adapters of a bank in first-order order
+ORDER_SHOWN = 20  # adapters of an ordered bank
 FAILURES_SHOWN = 5  # of those that could not be ordered
 
 
@@ -64,11 +64,11 @@ def quiet_libraries() -> None:
 
 
 def order_table(screening: Mapping[str, Any]) -> Table:
-    """Draw the head of a bank's first-order order."""
+    """Draw the head of a bank's order."""
     order, failures = screening["order"], screening["failures"]
-    table = Table("", "adapter", "change of the loss, nats", title="adapters to first order")
+    table = Table("", "adapter", "change of the loss, nats", "slope", title="adapters, as foretold")
     for place, row in enumerate(order[:ORDER_SHOWN], start=1):
-        table.add_row(str(place), row["name"], f"{row['change']:+.4g}")
+        table.add_row(str(place), row["name"], f"{row['change']:+.4g}", f"{row['slope']:+.4g}")
     notes = [f"the first of {len(order)}"] if len(order) > ORDER_SHOWN else []
     notes += [
         f"{name} could not be ordered: {reason}" for name, reason in list(failures.items())[:FAILURES_SHOWN]

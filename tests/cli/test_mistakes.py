@@ -67,7 +67,8 @@ def _mistaken(task: Path, kind: str) -> str:
     if kind == "task file is a folder":
         task.unlink()
         task.mkdir()
-        return "Is a directory"
+        (task / "my.yaml").touch()
+        return f"Is a directory; expected a YAML file; did you mean '{task / 'my.yaml'}'"
     if kind == "task file is empty":
         task.write_text("")
         return "expected a mapping of settings"
@@ -146,6 +147,13 @@ def test_folders_that_are_only_read_are_never_made(kshot: Kshot, tmp_path: Path)
         assert code == 2
         assert "expected a run folder" in error
         assert not (tmp_path / "no-run").exists()
+
+
+def test_a_bank_that_is_not_there_makes_no_task_folder(kshot: Kshot, task: Path, tmp_path: Path) -> None:
+    code, error = kshot("init", tmp_path / "new", "--bank", task.parent / "bnk")
+    assert code == 2
+    assert f"did you mean '{task.parent / 'bank'}'" in error
+    assert not (tmp_path / "new").exists()
 
 
 def _explained(error: Exception, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

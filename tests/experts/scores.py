@@ -18,6 +18,7 @@ class Score:
     mean_nll: float = 1.0
     n: int = 16
     shot_nll: tuple[float, ...] = ()
+    shot_answer_nll: tuple[float, ...] = ()
     shot_correct: tuple[bool, ...] = ()
     shot_margin: tuple[float, ...] | None = None
     answer_first_ppl: float | None = None
@@ -28,13 +29,15 @@ def by_shot(
     nll: Sequence[float],
     correct: Sequence[bool] | None = None,
     margin: Sequence[float] | None = None,
+    answer: Sequence[float] | None = None,
 ) -> Score:
     """A score from its results on each shot."""
     right = (False,) * len(nll) if correct is None else tuple(map(bool, correct))
     shots = tuple(map(float, nll))
     ppl, accuracy = float(np.exp(np.minimum(nll, 700.0)).mean()), float(np.mean(right))
     margins = None if margin is None else tuple(map(float, margin))
-    return Score(name, accuracy, ppl, float(np.mean(nll)), len(shots), shots, right, margins)
+    answers = shots if answer is None else tuple(map(float, answer))
+    return Score(name, accuracy, ppl, float(np.mean(nll)), len(shots), shots, answers, right, margins)
 
 
 def similarity_of(

@@ -8,7 +8,7 @@ from kshot.experts.expert_score import Scores, ShotResult, summarise
 
 
 def _result(nll: float, answer_first: float, correct: bool, margin: float | None = None) -> ShotResult:
-    return ShotResult(nll, answer_first, 7, correct, "yes", margin, 0.5)
+    return ShotResult(nll, answer_first, nll / 2, 7, correct, "yes", margin, 0.5)
 
 
 def test_against_the_formulas_by_hand() -> None:
@@ -19,6 +19,7 @@ def test_against_the_formulas_by_hand() -> None:
     assert (score.mean_nll, score.median_nll) == (pytest.approx(3.0), 2.0)
     assert (score.n, score.num_rationales, score.num_tokens, score.seconds) == (3, 2, 21, 1.5)
     assert score.shot_margin is None
+    assert score.shot_answer_nll == (0.5, 1.0, 3.0)
 
 
 def test_a_huge_nll_gives_a_perplexity_that_json_can_hold() -> None:

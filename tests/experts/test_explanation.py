@@ -7,7 +7,7 @@ from kshot.experts.groups import FormedGroups, Group
 from kshot.experts.ranking import RankedAdapter
 
 RANKING = [
-    RankedAdapter(name, 0.5, 2.0, 0.7, 1, 1, 2, loss=place / 4, stderr=0.1, near_tie=False)
+    RankedAdapter(name, 0.5, 2.0, None, 0.7, 1, 1, 2, loss=place / 4, stderr=0.1, near_tie=False)
     for place, name in enumerate("abcd")
 ]
 

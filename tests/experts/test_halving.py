@@ -12,7 +12,7 @@ from kshot.bank import Bank
 from kshot.errors import AdapterError, ConfigError
 from kshot.examples import Example
 from kshot.experts import ScoreStore, halve_experts, score_experts
-from kshot.experts.halving import PlannedRound, num_entrants, plan_rounds
+from kshot.experts.halving_plan import PlannedRound, num_entrants, plan_rounds
 from kshot.experts.ranking import rank_adapters
 from kshot.experts.shot_losses import shot_losses
 from kshot.language_model import LanguageModel

@@ -1,4 +1,4 @@
-"""A bank in first-order order: of what is sound, block by block, and again from what is stored."""
+"""A bank in order: of what is sound, block by block, and again from what is stored."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ NAMES = ["aa", "bb", "cc", "dd", "ee", "ff"]
 
 @pytest.fixture
 def bank(tmp_path: Path, lora_folder) -> Bank:
-    """Adapters so small that first order is nearly exact, in ranks of 2 and 4."""
+    """Adapters so small that what is foretold is nearly exact, in ranks of 2 and 4."""
     (tmp_path / "bank").mkdir()
     for seed, name in enumerate(NAMES):
         lora_folder(name, seed=seed, r=2 + 2 * (seed % 2), std=0.01).rename(tmp_path / "bank" / name)
@@ -59,7 +59,8 @@ def test_invariant_under_blocks(tiny_lm: LanguageModel, bank: Bank, monkeypatch:
     counted: list[int] = []
     found = screen_experts(tiny_lm, bank, SHOTS, progress=counted.append)
     assert found.order == whole.order
-    assert found.changes == pytest.approx(dict(whole.changes), rel=1e-4)
+    # The mean that slopes are taken half way to is that of fewer adapters.
+    assert found.changes == pytest.approx(dict(whole.changes), rel=0.2)
     assert sum(counted) == len(NAMES)
     assert len(counted) > 3
 
@@ -107,6 +108,8 @@ def test_refuses(tiny_lm: LanguageModel, bank: Bank, lora_folder, tmp_path: Path
         screen_experts(tiny_lm, Bank([]), SHOTS)
     with pytest.raises(ExampleError, match="at least one shot, got none"):
         screen_experts(tiny_lm, bank, [])
+    with pytest.raises(ConfigError, match="num_draws must be at least 0, got -1"):
+        screen_experts(tiny_lm, bank, SHOTS, num_draws=-1)
     entry = bank["aa"].entry.model_copy(update={"target_modules": ("c_attn",)})
     write_index(tmp_path / "bank", [entry])
     with pytest.raises(AdapterError, match="linear modules of the base, got adapters of c_attn"):

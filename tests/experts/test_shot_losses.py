@@ -25,7 +25,7 @@ def test_golden_by_hand() -> None:
     found = _nll(np.array([[0.0, 2.0], [1.0, 3.0], [3.0, 5.0]]))
     np.testing.assert_allclose(found.by_shot * 1.4826, [[-1, -1], [0, 0], [2, 2]], atol=1e-12)
     np.testing.assert_allclose(found.mean * 1.4826, [-1, 0, 2], atol=1e-12)
-    assert [(one.name, one.weight) for one in found.measures] == [("nll", 1), ("accuracy", 0)]
+    assert [(one.name, one.weight) for one in found.measures] == [("answer", 1), ("accuracy", 0)]
     assert found.stderr(0) == found.stderr_between(0, 2) == 0
 
 
@@ -80,7 +80,7 @@ def test_a_lucky_answer_has_no_weight() -> None:
     scores = [by_shot(f"m{place}", row) for place, row in enumerate(rows)]
     scores[5] = by_shot("m5", rows[5], [True] + [False] * 7)
     (nll, accuracy) = shot_losses(scores).measures
-    assert (nll.name, accuracy.name) == ("nll", "accuracy")
+    assert (nll.name, accuracy.name) == ("answer", "accuracy")
     assert accuracy.weight == pytest.approx(0, abs=1e-12)
 
 
@@ -114,6 +114,17 @@ def test_a_margin_takes_the_place_of_the_nll() -> None:
     assert int(found.mean.argmin()) == 0
     without = shot_losses([by_shot(one.name, one.shot_nll) for one in scores])
     assert int(without.mean.argmin()) == 1
+
+
+def test_rationale_and_answer_count_alike_where_both_tell() -> None:
+    draw = np.random.default_rng(0).normal(size=(2, 4, 8)) / 100
+    words = np.array([0.0, 1.0, 2.0, 3.0])[:, None] + draw[0]  # m0 words rationales best
+    answers = np.array([3.0, 0.0, 1.0, 2.0])[:, None] + draw[1]  # and answers worst
+    scores = [by_shot(f"m{place}", words[place], answer=answers[place]) for place in range(4)]
+    found = shot_losses(scores)
+    assert [one.name for one in found.measures] == ["reasoning", "answer", "accuracy"]
+    assert [one.weight for one in found.measures] == pytest.approx([0.5, 0.5, 0], abs=1e-3)
+    assert int(found.mean.argmin()) == 1
 
 
 def test_against_the_jackknife_of_plain_means() -> None:

@@ -333,6 +333,9 @@ def test_exports_the_expert_as_a_plain_lora(
     task_folder: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
+    with pytest.raises(RunFolderError, match="expected a run folder at"):
+        export_expert(out, tmp_path / "lora")
+    run(task_folder / "task.yaml", out, until="experts")
     with pytest.raises(RunFolderError, match="expected a trained expert"):
         export_expert(out, tmp_path / "lora")
     run(task_folder / "task.yaml", out, until="training")

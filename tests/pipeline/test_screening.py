@@ -39,7 +39,7 @@ def task_folder(tmp_path: Path, tiny_model_folder: Path, lora_folder: Callable[.
         "base_model": str(tiny_model_folder),
         "shots": "shots.jsonl",
         "bank": ["bank"],
-        "experts": {"num_candidates": 3, "num_experts": 2, "screen": 3},
+        "experts": {"num_candidates": 3, "num_experts": 2, "screen": 3, "halving_shots": 4},
         "data": {"budget": 0},
         "evaluation": {"max_new_tokens": 3},
     }

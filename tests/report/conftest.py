@@ -102,6 +102,7 @@ def write_experts(run: RunFolder, num_rationales: int, experts: ExpertsConfig) -
             num_rationales=num_rationales,
             num_tokens=90,
             shot_nll=tuple(0.5 + i / 4 + (shot == i) / 8 for shot in range(8)),
+            shot_answer_nll=(0.5,) * 8,
             shot_correct=(True,) * 8,
             shot_margin=None,
             shot_answer=("5",) * 8,

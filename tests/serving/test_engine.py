@@ -16,6 +16,7 @@ from kshot.mixture import build_mixture, collect_routing
 from kshot.serving.engine import Engine, QueueFullError
 from kshot.serving.generation import Generation, GenerationFailedError, Piece
 
+from .calls import wait_until
 from .conftest import NEW_TOKENS, PROMPTS, Served
 
 
@@ -73,7 +74,7 @@ def test_against_generate_with_rows_that_join_and_leave(
         if number % 4 == 0:
             time.sleep(0.01)  # so that some join a batch that is under way
     assert [answer.text() for answer in answers] == [wanted[key] for key in order]
-    assert engine.num_running == engine.num_waiting == 0
+    wait_until(lambda: engine.num_running == engine.num_waiting == 0)
 
 
 def test_rows_of_different_lengths_leave_at_different_times(served: Served, engine: Engine) -> None:
@@ -144,10 +145,7 @@ def test_a_cancelled_row_leaves(served: Served, engine: Engine) -> None:
     while not answer.pieces:
         time.sleep(0.001)
     answer.cancel()
-    deadline = time.monotonic() + 10
-    while engine.num_running and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert engine.num_running == 0
+    wait_until(lambda: engine.num_running == 0)
     assert len(answer.tokens) < 400
 
 
@@ -173,9 +171,7 @@ def test_the_queue_is_bounded_and_cancelled_requests_free_it(served: Served) -> 
         Answer(engine, long)
     for answer in waiting:
         answer.cancel()
-    deadline = time.monotonic() + 10
-    while engine.num_waiting and time.monotonic() < deadline:
-        time.sleep(0.001)
+    wait_until(lambda: engine.num_waiting == 0)
     assert engine.is_ready
     first.cancel()
     engine.close()

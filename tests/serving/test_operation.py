@@ -14,8 +14,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from kshot.serving.engine import Engine
+from kshot.serving.engine import Cancel, Engine
 from kshot.serving.gate import ClientRates
+from kshot.serving.generation import Deliver, Generation, GenerationFailedError, Piece
 from kshot.serving.limits import Limits
 from kshot.serving.served_models import ServedModel
 
@@ -191,18 +192,37 @@ def test_deadlines(served: Served) -> None:
         assert call(url, "/health").status == 200
 
 
+class Watched(Engine):
+    """An engine that remembers how its answers ended."""
+
+    def submit(self, generation: Generation, deliver: Deliver) -> Cancel:
+        def deliver_and_note(piece: Piece | GenerationFailedError) -> None:
+            if isinstance(piece, GenerationFailedError) or piece.finish_reason:
+                self.ended.append(piece)
+            deliver(piece)
+
+        return super().submit(generation, deliver_and_note)
+
+    ended: list[Piece | GenerationFailedError]
+
+
 @pytest.mark.parametrize("stream", [False, True])
-def test_clients_that_leave(url: str, stream: bool) -> None:
+def test_clients_that_leave_take_their_rows_along(served: Served, stream: bool) -> None:
+    engine = Watched(served.lm)
+    engine.ended = []
     body = json.dumps(LONG | {"stream": stream}).encode()
-    host, port = urlsplit(url).netloc.split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(
-            b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n" % CHAT.encode()
-            + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-        )
-        wait_until(lambda: count(url, "kshot_running_rows") == 1)
-    wait_until(lambda: count(url, "kshot_running_rows") == 0, seconds=1)
-    assert is_healthy(url)
+    with serving(served, engine=engine) as url:
+        host, port = urlsplit(url).netloc.split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(
+                b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n" % CHAT.encode()
+                + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            wait_until(lambda: engine.num_running == 1)
+        wait_until(lambda: engine.num_running == 0)
+        assert not engine.ended  # it was given up, far from its 400 tokens
+        assert is_healthy(url)
+        assert len(engine.ended) == 1
 
 
 def test_half_a_request(url: str) -> None:

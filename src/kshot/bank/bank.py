@@ -57,9 +57,10 @@ class Bank:
             return cls(indexed(cached_bank(reference, hub or HfApi())))
         folder = Path(source)
         if not folder.is_dir():
+            found = "a file" if folder.is_file() else "none"
             raise SourceError(
-                f"expected a bank or adapter folder at {folder}, found none; paths are relative to the task "
-                f"file, and an adapter on the Hub is written {HUB_SCHEME}owner/name{nearest_path(folder)}"
+                f"expected a bank or adapter folder at {folder}, found {found}; paths are relative to the "
+                f"task file, and an adapter on the Hub is {HUB_SCHEME}owner/name{nearest_path(folder)}"
             )
         if (folder / CONFIG).is_file() and not (folder / INDEX).is_file():
             return cls([Adapter(folder, describe(folder, default_name(folder)))])

@@ -36,7 +36,7 @@ def read_list(file: Path) -> list[Candidate]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"cannot read {file}: {reason_of(error)}; "
+            f"cannot read {file}: {getattr(error, 'strerror', None) or reason_of(error)}; "
             f"expected a text with one adapter a line{nearest_path(file)}"
         ) from error
     references = [bare for line in lines if (bare := line.partition("#")[0].strip())]

@@ -16,6 +16,7 @@ from kshot.bank.row_hashes import training_row_hashes
 from kshot.errors import AdapterError, SourceError
 from kshot.mixture import read_lora
 from kshot.mixture.folder import CARD_NAME, read_licence
+from kshot.nearest import nearest_path
 from kshot.rows import HUB_SCHEME
 
 
@@ -31,7 +32,8 @@ def source_of(text: str) -> Path | HubReference:
     reference = HubReference.parse(text)
     if reference is None:
         raise SourceError(
-            f"expected an adapter folder or hf://owner/name[@revision], got {text!r}: no such folder"
+            f"expected an adapter folder or hf://owner/name[@revision], got {text!r}: "
+            f"no such folder{nearest_path(text)}"
         )
     return reference
 

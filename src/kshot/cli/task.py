@@ -85,10 +85,10 @@ def run_command(
 
 @TASK.command("screen")
 def screen_command(task: TaskFile, out: Out, seed: Seed = None, as_json: AsJson = False) -> None:
-    """Order the bank by the first-order change of the loss on the shots, without running an adapter.
+    """Order the bank by what is foretold of the loss on the shots, without running an adapter.
 
-    Banks larger than experts.screen (64 where absent) are ordered by 'kshot select' and 'kshot run' unasked,
-    which take this order if it is there.
+    'kshot select' and 'kshot run' do so unasked where there are too many adapters to try on a single shot
+    (16 times experts.screen at 16 shots), and take this order if it is there.
 
     Example: kshot screen task.yaml --out runs/my-task
     """

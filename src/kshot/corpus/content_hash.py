@@ -6,7 +6,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from kshot.atomic import write_json
-from kshot.errors import SourceError
+from kshot.errors import KshotError, SourceError
 from kshot.model_source import cache_folder
 
 # A file may change again within the resolution of its time of change: what is younger is not remembered.
@@ -26,6 +26,8 @@ def content_hash(path: Path) -> str:
             return _file_hash(path)
         files = sorted(one for one in path.rglob("*") if one.is_file())
         named = [[str(one.relative_to(path)), _file_hash(one)] for one in files]
+    except KshotError:  # such as a cache that cannot be written, which is an OSError too
+        raise
     except OSError as error:
         raise SourceError(
             f"cannot read {path}: {error.strerror or error}; check the file and its permissions"

@@ -26,6 +26,7 @@ from kshot.corpus.scan import (
 from kshot.corpus.vectors import Vectors
 
 _GROWTH = 4  # each piece reaches so many times deeper than the last
+_TURNS = 64  # rows known of each shot at least: fewer cost a scan more as soon as shots want the same rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,8 +104,11 @@ def falling_relevance(
 
 
 def _shots_in_turn(candidates: Candidates, depth: int) -> Iterator[np.ndarray]:
-    """Take turns as far as the nearest rows of each shot are known; then scan again, deeper."""
-    num_yielded = 0
+    """Take turns as far as the nearest rows of each shot are known; then scan again, deeper.
+
+    A shot's turns are its share of the rows; twice as many are known of it, since others take some of them.
+    """
+    num_yielded, depth = 0, max(2 * depth // len(candidates.shots), _TURNS)
     while num_yielded < candidates.num_usable:
         nearest = _nearest_rows(candidates, depth)
         visits = _take_turns(nearest)
@@ -130,15 +134,19 @@ def _nearest_rows(candidates: Candidates, depth: int) -> list[np.ndarray]:
     margin = np.float32(rounding_margin(pool_ND.shape[1]))
     queries_KD = queries_of(candidates.shots, "round_robin")
     found = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)) for _ in queries_KD]
+    lowest_K = np.full(len(queries_KD), -np.inf, dtype=np.float32)  # scores below are of no use to a shot
     for start, cosines_BK in cosine_blocks(pool_ND, queries_KD, candidates.block_rows):
         block = slice(start, start + len(cosines_BK))
         usable_N[block] &= cosines_BK[:, 0] > -np.inf
-        rows = start + np.flatnonzero(usable_N[block])
-        cosines_KB = np.ascontiguousarray(cosines_BK[rows - start].T)
-        found = [
-            _deepest(np.append(old_rows, rows), np.append(old, new), depth, margin)
-            for (old_rows, old), new in zip(found, cosines_KB, strict=True)
-        ]
+        near_KB = (cosines_BK >= lowest_K).T & usable_N[block]
+        for shot in np.flatnonzero(near_KB.any(axis=1)).tolist():
+            places = np.flatnonzero(near_KB[shot])
+            rows = np.append(found[shot][0], start + places)
+            scanned = np.append(found[shot][1], cosines_BK[places, shot])
+            if len(rows) > depth:
+                lowest_K[shot] = _cut(scanned, depth, len(scanned)) - 2 * margin
+            deepest = scanned >= lowest_K[shot]
+            found[shot] = rows[deepest], scanned[deepest]
     nearest = []
     for (rows, scanned), query_D in zip(found, queries_KD, strict=True):
         scores = exact_cosines(unit_rows(pool_ND, rows), query_D[None])[:, 0]
@@ -146,14 +154,6 @@ def _nearest_rows(candidates: Candidates, depth: int) -> list[np.ndarray]:
         rows, scores = rows[known], scores[known]
         nearest.append(rows[candidates.by_falling_score(rows, scores)])
     return nearest
-
-
-def _deepest(
-    rows: np.ndarray, scanned: np.ndarray, depth: int, margin: np.float32
-) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the `depth` highest scores and all that may be equal to them."""
-    near = scanned >= _cut(scanned, depth, len(scanned)) - 2 * margin
-    return rows[near], scanned[near]
 
 
 def _cut(scores: np.ndarray, depth: int, num_usable: int) -> np.float32:

@@ -31,7 +31,7 @@ def check_places() -> list[Finding]:
 
 
 def _disk(name: str, folder: Path) -> Finding:
-    there = next(one for one in [folder, *folder.parents] if one.exists())
+    there = next(one for one in [folder, *folder.parents] if os.access(one, os.F_OK))
     free = shutil.disk_usage(there).free / 1e9
     details = {"folder": str(folder), "free_gb": round(free, 1)}
     if not os.access(there, os.W_OK):
@@ -57,13 +57,14 @@ def _cache(name: str, folder: Path) -> Finding:
 
 def _sizes(folder: Path) -> Iterator[int]:
     """Yield the size of each file; links, which the Hub cache is full of, do not count."""
-    for path in folder.rglob("*"):
-        try:
-            status = path.lstat()
-        except OSError:  # it was removed meanwhile
-            continue
-        if stat.S_ISREG(status.st_mode):
-            yield status.st_size
+    for place, _, names in os.walk(folder):  # which passes over folders that may not be read
+        for name in names:
+            try:
+                status = (Path(place) / name).lstat()
+            except OSError:  # it was removed meanwhile
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield status.st_size
 
 
 def _hub() -> Finding:

@@ -16,7 +16,8 @@ import logging, sys, ray
 try:
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
 except Exception as error:
-    sys.exit(next(iter(str(error).strip().splitlines()), type(error).__name__))
+    reason = error.__cause__ or error  # Ray's own says no more than that it failed
+    sys.exit(next(iter(str(reason).strip().splitlines()), type(reason).__name__))
 """
 
 

@@ -38,6 +38,7 @@ class AskedShot:
         prompt_length: Tokens of the prompt that all targets share.
         reasoning: Rationale, then answer; the answer alone where there is no rationale.
         answer_first: The other order; the same where there is no rationale.
+        answer: The answer alone; likewise.
         choices: Each choice as an answer, where choices are compared by likelihood.
     """
 
@@ -45,12 +46,13 @@ class AskedShot:
     prompt_length: int
     reasoning: TokenisedExample
     answer_first: TokenisedExample
+    answer: TokenisedExample
     choices: tuple[TokenisedExample, ...]
 
     @property
     def targets(self) -> tuple[TokenisedExample, ...]:
         """Distinct targets, in the order of their first mention."""
-        return tuple(dict.fromkeys((self.reasoning, self.answer_first, *self.choices)))
+        return tuple(dict.fromkeys((self.reasoning, self.answer_first, self.answer, *self.choices)))
 
     @property
     def longest(self) -> int:
@@ -102,5 +104,6 @@ def _ask(lm: Reader, shot: Example, scorer: str, listed: bool) -> AskedShot:
         reasoning.prompt_length,
         reasoning,
         encode(shot, form, rationale=True, order="answer_first"),
+        encode(shot, form, rationale=False),
         tuple(lm.template.encode(prompt_of(shot, form), choice) for choice in choices),
     )

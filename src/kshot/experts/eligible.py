@@ -42,6 +42,10 @@ class Scored(Protocol):
         """Mean token NLL of each shot, in nats."""
 
     @property
+    def shot_answer_nll(self) -> Sequence[float]:
+        """Likewise, of the answer alone; the same where a shot has no rationale."""
+
+    @property
     def shot_correct(self) -> Sequence[bool]:
         """Right or wrong, each shot."""
 

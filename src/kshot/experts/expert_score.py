@@ -16,6 +16,7 @@ class ShotResult:
     Attributes:
         nll: Mean NLL of a target token in nats, rationale first.
         answer_first_nll: Likewise, answer first.
+        answer_nll: Likewise, of the answer alone.
         num_tokens: Target tokens.
         correct: Right by the task's scorer.
         answer: The generated text, or the choice taken.
@@ -25,6 +26,7 @@ class ShotResult:
 
     nll: float
     answer_first_nll: float
+    answer_nll: float
     num_tokens: int
     correct: bool
     answer: str
@@ -47,6 +49,7 @@ class ExpertScore:
         num_rationales: How many of them have a rationale; where it is 0 the perplexity is that of the answer.
         num_tokens: Target tokens scored, one order.
         shot_nll: Mean NLL of each shot.
+        shot_answer_nll: Likewise, of the answer alone.
         shot_correct: Right or wrong, each shot.
         shot_margin: Of choices compared by likelihood: by how many nats per character the right one is
             likelier than the best other, above 0 exactly where the shot is right; None for other tasks.
@@ -64,6 +67,7 @@ class ExpertScore:
     num_rationales: int
     num_tokens: int
     shot_nll: tuple[float, ...]
+    shot_answer_nll: tuple[float, ...]
     shot_correct: tuple[bool, ...]
     shot_margin: tuple[float, ...] | None
     shot_answer: tuple[str, ...]
@@ -113,6 +117,7 @@ def summarise(name: str, results: Sequence[ShotResult], num_rationales: int) -> 
         num_rationales=num_rationales,
         num_tokens=sum(result.num_tokens for result in results),
         shot_nll=nll,
+        shot_answer_nll=tuple(result.answer_nll for result in results),
         shot_correct=tuple(result.correct for result in results),
         shot_margin=tuple(margins) if len(margins) == len(results) else None,
         shot_answer=tuple(result.answer for result in results),

@@ -9,7 +9,12 @@ from kshot.experts.robust_groups import FoldCheck
 from kshot.experts.shot_losses import Measure
 
 NUM_RUNNERS_UP = 3
-_MEASURED = {"margin": "margin of the right choice", "nll": "NLL of the target", "accuracy": "accuracy"}
+_MEASURED = {
+    "margin": "margin of the right choice",
+    "reasoning": "NLL of rationale and answer",
+    "answer": "NLL of the answer alone",
+    "accuracy": "accuracy",
+}
 
 
 @dataclass(frozen=True, slots=True)

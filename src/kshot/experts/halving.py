@@ -4,7 +4,6 @@ What a round has found out is kept and not computed again, so that an adapter co
 to. Only likelihoods are computed: answers, which take most of the time, are for those that survive.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,26 +15,16 @@ from kshot.examples import Example
 from kshot.experts.asked_shots import AskedShot, ask_shots, by_likelihood
 from kshot.experts.batch_plan import default_memory_mb
 from kshot.experts.expert_score import ExpertScore, ShotResult, summarise
+from kshot.experts.halving_plan import FACTOR, FIRST_SHOTS, PlannedRound, plan_rounds
 from kshot.experts.ranking import rank_adapters
 from kshot.experts.score_store import ScoreStore
 from kshot.experts.scoring import ADAPTERS_AT_ONCE, groups_of_adapters, usable_adapters
 from kshot.experts.selection import SelectionMethod
-from kshot.experts.shot_losses import shot_losses
+from kshot.experts.shot_losses import MIN_SHOTS, shot_losses
 from kshot.experts.shot_passes import ScoringSettings
 from kshot.experts.shot_runner import ShotRunner
 from kshot.language_model import LanguageModel
 from kshot.progress import Advance
-
-FACTOR = 2  # 2 to 4 make little difference (Jamieson and Talwalkar 2016); with K of 5 to 50, 2 gives rounds
-FIRST_SHOTS = 4  # see docs/log.md
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRound:
-    """A round: every adapter that is left has been on so many shots when so many are kept."""
-
-    num_shots: int
-    num_kept: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,42 +59,6 @@ class Halving:
     failures: Mapping[str, str]
 
 
-def plan_rounds(
-    num_adapters: int, num_shots: int, keep: int, *, first_shots: int = FIRST_SHOTS, factor: int = FACTOR
-) -> list[PlannedRound]:
-    """Return the rounds that leave `keep` adapters to be scored on all shots.
-
-    Counted back from there: the round before has a `factor`-th of the shots and `factor` times as many
-    adapters, so that rounds cost about the same, down to `first_shots`. Rounds that would drop nobody are
-    left out.
-
-    Args:
-        num_adapters: To begin with; `num_entrants` says how many are worth it.
-        num_shots: K.
-        keep: That are left.
-        first_shots: No round has fewer; at least 1.
-        factor: At least 2.
-
-    Raises:
-        ConfigError: A setting is out of range.
-
-    Reference: Karnin et al. 2013, Almost optimal exploration in multi-armed bandits; Jamieson and Talwalkar
-    2016, Non-stochastic best arm identification and hyperparameter optimization.
-    """
-    counts = _shots_of_rounds(num_shots, first_shots, factor)
-    rounds = [PlannedRound(count, keep * factor**back) for back, count in enumerate(counts)]
-    return [one for one in reversed(rounds) if one.num_kept < num_adapters]
-
-
-def num_entrants(num_shots: int, keep: int, *, first_shots: int = FIRST_SHOTS, factor: int = FACTOR) -> int:
-    """Return with how many adapters the first round begins, if each is to drop all but a `factor`-th.
-
-    Raises:
-        ConfigError: A setting is out of range.
-    """
-    return int(keep * factor ** len(_shots_of_rounds(num_shots, first_shots, factor)))
-
-
 def halve_experts(
     lm: LanguageModel,
     bank: Bank,
@@ -123,7 +76,8 @@ def halve_experts(
 ) -> Halving:
     """Drop adapters round by round until `keep` are left, by the ranking of the method on the shots so far.
 
-    Where the task generates, that is a ranking by likelihood alone. A round cuts at a number, whether or not
+    Where the task generates, that is a ranking by likelihood alone; on one shot `robust` ranks as `paper`. A
+    round cuts at a number, whether or not
     the adapters at the cut differ by more than noise: what is to be safe is kept by a larger `keep`. Shots
     come in an order that is drawn once, whatever the order they are given in.
 
@@ -221,22 +175,9 @@ class _Seen:
 
 
 def _rank(scores: Sequence[ExpertScore], planned: PlannedRound, method: SelectionMethod) -> HalvingRound:
-    losses = shot_losses(scores) if method == "robust" else None
+    losses = shot_losses(scores) if method == "robust" and planned.num_shots >= MIN_SHOTS else None
     ranking = tuple(one.name for one in rank_adapters(scores, losses))
     mean_nll = {score.name: score.mean_nll for score in scores}
     return HalvingRound(
         planned.num_shots, ranking, {name: mean_nll[name] for name in ranking}, ranking[: planned.num_kept]
     )
-
-
-def _shots_of_rounds(num_shots: int, first_shots: int, factor: int) -> list[int]:
-    """Return the numbers of shots, the most first: a `factor`-th of K, and so on."""
-    for setting, value, least in (("first_shots", first_shots, 1), ("factor", factor, 2)):
-        if value < least:
-            raise ConfigError(f"{setting} must be at least {least}, got {value}: raise it")
-    counts = []
-    shots = math.ceil(num_shots / factor)
-    while first_shots <= shots < num_shots:
-        counts.append(shots)
-        num_shots, shots = shots, math.ceil(shots / factor)
-    return counts

@@ -1,6 +1,7 @@
-"""The gradient of the shots' loss with respect to the weights of a frozen base, from one backward pass.
+"""Slope and curvature of the shots' loss in the weights of a frozen base, from a few backward passes.
 
 Shapes: B rows   L label tokens   D inputs of a module   O its outputs   N tokens of a pass   V vocabulary
+        S draws   P passes: the loss, then the draws
 """
 
 import math
@@ -24,11 +25,12 @@ TOKENS_PER_BATCH = 2048  # padded, of a backward pass: its activations take 2 GB
 
 @dataclass(frozen=True, slots=True)
 class LossGradients:
-    """The gradient of the mean NLL of the shots with respect to the base's weights.
+    """Gradients of the mean NLL of the shots, and of draws whose squares are its curvature.
 
     Attributes:
         loss: Mean over the shots of the mean NLL of a target token, in nats.
-        by_module: (O, D) of each linear module, float32, on the CPU: the memory of their weights.
+        by_module: (P, O, D) of each linear module, float32, on the CPU: P times the memory of their weights.
+            The first is the gradient of the loss; each other is a draw.
     """
 
     loss: float
@@ -40,62 +42,96 @@ def loss_gradients(
     rows: Sequence[TokenisedExample],
     modules: Iterable[str],
     *,
+    num_draws: int = 0,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> LossGradients:
-    """Run the base forward and backward over the shots once.
+    """Run the base forward once over the shots, and backward once and again for every draw.
 
     The base's weights need no gradient and may be quantised: G is the sum over tokens of (gradient of the
     module's output) x (its input), which hooks collect.
+
+    A draw is the gradient of the NLL of targets that the model itself has drawn, each token by its own
+    probabilities, a shot of n tokens weighing `1 / √(K n)`. Its mean is zero, and the mean square of its
+    product with a weight change Δ is `Δᵀ F Δ`, F being the Fisher information: the curvature of the loss, as
+    Gauss and Newton have it.
 
     Args:
         lm: The base model, without adapters.
         rows: The K shots, as prompt and target.
         modules: Names of the linear modules that adapters change.
+        num_draws: S; the same each time.
         tokens_per_batch: Padded tokens of one pass.
 
     Raises:
         ConfigError: No shots or modules, a module is not linear, or the loss or a gradient is not finite.
+
+    Reference: Kunstner et al. 2019, Limitations of the empirical Fisher approximation, for why targets are
+    drawn and not those given.
     """
     if not rows:
         raise ConfigError("expected at least 1 shot, got none")
     total = 0.0
-    with _collecting(lm.model, sorted(set(modules))) as gradients, _input_gradients(lm.model):
+    generator = torch.Generator().manual_seed(0)
+    with _collecting(lm.model, sorted(set(modules)), 1 + num_draws) as collected, _input_gradients(lm.model):
         for indices in length_batches([len(row) for row in rows], tokens_per_batch):
             batch = pad_left([rows[index] for index in indices], lm.pad_id, lm.device)
-            logits_LV = label_logits(lm.model, batch)
-            nll_L = cross_entropy(logits_LV.float(), batch.targets_L, reduction="none")
+            logits_LV = label_logits(lm.model, batch).float()
             counts_B = (batch.labels != -100).sum(dim=1)
-            weight_L = (1 / counts_B.double()).repeat_interleave(counts_B) / len(rows)
-            loss = (nll_L * weight_L.to(nll_L)).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-    if not math.isfinite(total) or not all(torch.isfinite(G_OD).all() for G_OD in gradients.values()):
+            weight_L = (1 / (len(rows) * counts_B.double())).repeat_interleave(counts_B).to(logits_LV)
+            losses = [(cross_entropy(logits_LV, batch.targets_L, reduction="none") * weight_L).sum()]
+            for drawn_L in _draw(logits_LV, num_draws, generator):
+                losses.append((cross_entropy(logits_LV, drawn_L, reduction="none") * weight_L.sqrt()).sum())
+            for place, loss in enumerate(losses):
+                collected.place = place
+                loss.backward(retain_graph=place < num_draws)  # type: ignore[no-untyped-call]
+            total += float(losses[0].detach())
+    if not math.isfinite(total) or not all(torch.isfinite(one).all() for one in collected.sums.values()):
         dtype = str(next(lm.model.parameters()).dtype).removeprefix("torch.")
         raise ConfigError(
             f"expected a finite loss of the base on the shots and finite gradients, got {total:g} or "
             f"infinite gradients in {dtype}: set dtype to float32 or bfloat16"
         )
-    return LossGradients(total, gradients)
+    return LossGradients(total, collected.sums)
+
+
+@torch.no_grad()
+def _draw(logits_LV: Tensor, num_draws: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield targets, (L,) each, drawn on the CPU, so that every device draws from the same numbers."""
+    if not num_draws or not torch.isfinite(logits_LV).all():  # which the gradients of the loss will show
+        return
+    drawn_LS = torch.multinomial(
+        logits_LV.softmax(dim=1).cpu(), num_draws, replacement=True, generator=generator
+    )
+    yield from drawn_LS.T.to(logits_LV.device)
+
+
+@dataclass
+class _Collected:
+    """Sums by module, (P, O, D), and which of them the backward pass under way adds to."""
+
+    sums: dict[str, Tensor]
+    place: int = 0
 
 
 @contextmanager
-def _collecting(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def _collecting(model: nn.Module, names: Sequence[str], num_passes: int) -> Iterator[_Collected]:
     """Sum, for each named module, (gradient of its output) x (its input) over the tokens of all passes."""
     modules = dict(model.named_modules())
-    strange = [name for name in names if name not in modules or linear_shape(modules[name]) is None]
+    shapes = {name: linear_shape(modules[name]) if name in modules else None for name in names}
+    strange = [name for name, shape in shapes.items() if shape is None]
     if strange or not names:
         raise ConfigError(
             f"expected names of linear modules of the base, got {strange[0] if strange else 'none'}"
         )
-    gradients: dict[str, Tensor] = {}
+    collected = _Collected({name: torch.zeros(num_passes, *shape) for name, shape in shapes.items() if shape})
 
     def follow(name: str) -> Any:
         def after_forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             x_ND = inputs[0].detach().flatten(end_dim=-2)
 
             def after_backward(grad_output: Tensor) -> None:
-                G_OD = (grad_output.flatten(end_dim=-2).float().T @ x_ND.float()).cpu()
-                gradients[name] = gradients[name] + G_OD if name in gradients else G_OD
+                G_OD = grad_output.flatten(end_dim=-2).float().T @ x_ND.float()
+                collected.sums[name][collected.place] += G_OD.cpu()
 
             output.register_hook(after_backward)  # type: ignore[no-untyped-call]
 
@@ -103,7 +139,7 @@ def _collecting(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Te
 
     handles = [modules[name].register_forward_hook(follow(name)) for name in names]
     try:
-        yield gradients
+        yield collected
     finally:
         for handle in handles:
             handle.remove()

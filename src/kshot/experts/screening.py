@@ -1,48 +1,38 @@
-"""Order a huge bank by the first-order change of the loss on the shots, so that the best few can be scored.
+"""Order a huge bank by what its adapters would do to the loss on the shots, without running one of them.
 
-One backward pass of the base gives the gradient; then every adapter is read once, and costs one small matrix
-product a module. What is known of a block of adapters is kept, so that a killed pass goes on where it stood.
+A few backward passes of the base give slope and curvature of the loss; then every adapter is read once, and
+costs a small matrix product a module and pass. They are taken half way to the mean of the bank, since to
+second order `L(W + Δ) - L(W)` is `<G(W + ½ Δ), Δ>`, and what the adapters of a bank have in common, such as a
+format of answers, is known for all. What is known of a block of adapters is kept, so that a killed pass goes
+on where it stood.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import nullcontext, suppress
+from dataclasses import astuple, dataclass
 
 from torch import nn
 
 from kshot.bank import Adapter, Bank
-from kshot.errors import AdapterError, ConfigError, KshotError
+from kshot.errors import AdapterError, ConfigError
 from kshot.examples import Example
 from kshot.experts.asked_shots import AskedShot, ask_shots
-from kshot.experts.first_order import check_gradients, first_order_changes
+from kshot.experts.displaced import displaced, mean_change, usual_size
+from kshot.experts.loss_expansion import Expansion, check_gradients, expand_loss, foretell_changes
 from kshot.experts.loss_gradients import LossGradients, loss_gradients
+from kshot.experts.reading_ahead import Loadable, read_ahead, read_block
 from kshot.experts.score_store import ScoreStore, key_of
 from kshot.experts.shot_runner import model_key
 from kshot.language_model import LanguageModel
-from kshot.mixture import LoraExpert
+from kshot.mixture import check_fits
 from kshot.mixture.expert import linear_shape
 from kshot.progress import Advance
 
 VERSION = 1  # of what is stored: raise it when the same inputs give other values
 RANKS_AT_ONCE = 512  # of a block: 64 adapters of rank 8; more ranks make a matrix product no faster
-
-
-class Loadable(Protocol):
-    """What can be asked for its factors; `kshot.bank.Adapter` is one."""
-
-    @property
-    def name(self) -> str:
-        """Unique among all."""
-
-    def load(self) -> LoraExpert:
-        """Read the factors.
-
-        Raises:
-            KshotError: They cannot be used.
-        """
+NUM_DRAWS = 8  # each costs as much as the gradient itself; see docs/log.md
+HALF_WAY = 0.5  # to the mean of the bank
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +40,14 @@ class Screening:
     """A bank in order.
 
     Attributes:
-        changes: First-order change of the loss on the shots, in nats, by adapter; the least, which is best,
+        changes: Foretold change of the loss on the shots, in nats, by adapter; the least, which is best,
             comes first.
+        expansions: What it is made of, likewise.
         failures: For each other adapter why it has none.
     """
 
     changes: Mapping[str, float]
+    expansions: Mapping[str, Expansion]
     failures: Mapping[str, str]
 
     @property
@@ -71,13 +63,14 @@ def screen_experts(
     *,
     scorer: str = "exact_match",
     listed: bool = False,
+    num_draws: int = NUM_DRAWS,
     store: ScoreStore | None = None,
     progress: Advance | None = None,
 ) -> Screening:
     """Order all adapters of a bank without running one of them.
 
     An adapter that is damaged, of another base, or whose change is not a number is a failure of its own and
-    stops no other. Memory: the gradient, as much as the weights of the adapted modules in float32, and two
+    stops no other. Memory: `1 + num_draws` times the weights of the adapted modules in float32, and two
     blocks of adapters, whatever the size of the bank.
 
     Args:
@@ -86,11 +79,12 @@ def screen_experts(
         shots: The K examples; rationales, where there are some, are part of the target.
         scorer: As in `kshot.evaluate`: it decides how a shot is written.
         listed: As in `kshot.evaluate`.
-        store: Keeps the changes of every block; what an earlier call left there is not computed again.
+        num_draws: Of the curvature; 0: by the slope alone, which says little of adapters of usual size.
+        store: Keeps the expansions of every block; what an earlier call left there is not computed again.
         progress: Called with the number of adapters just finished.
 
     Raises:
-        ConfigError: The bank is empty, or the loss of the base on the shots is not finite.
+        ConfigError: The bank is empty, `num_draws` is below 0, or the loss on the shots is not finite.
         ExampleError: There are no shots, or one lacks what the scorer needs or does not fit the context.
         AdapterError: No adapter can be ordered.
     """
@@ -98,30 +92,34 @@ def screen_experts(
         raise ConfigError(
             "expected at least one adapter to screen, got an empty bank: 'kshot bank add' adds some"
         )
+    if num_draws < 0:
+        raise ConfigError(f"num_draws must be at least 0, got {num_draws}: raise it")
     asked = ask_shots(lm, shots, scorer, listed=listed)
     store = ScoreStore() if store is None else store
     advance = progress or (lambda adapters: None)
-    keys = _keys(lm, asked, bank)
+    spread = _spread(bank)
+    keys = _keys(lm, asked, bank, spread, num_draws)
     unknown = [
         block for block in _blocks(bank) if not all(keys.get(adapter.name, "") in store for adapter in block)
     ]
     advance(len(bank) - sum(map(len, unknown)))
     failures: dict[str, str] = {}
     if unknown:
-        lm.model.eval()
-        rows = [one.reasoning for one in asked]
-        gradients = loss_gradients(lm, rows, _adapted_modules(lm.model, bank))
-        for found in stream_changes(gradients, unknown):
-            store.put({keys[name]: change for name, change in found.changes.items()})
-            failures |= found.failures
-            advance(len(found.changes) + len(found.failures))
-    changes = {name: store[keys[name]] for name in bank.names if name not in failures}
-    return _in_order(changes, failures)
+        gradients = _gradients_half_way(lm, asked, bank, spread, num_draws)
+        for expansions, faults in stream_expansions(gradients, unknown):
+            store.put({keys[name]: list(astuple(one)) for name, one in expansions.items()})
+            failures |= faults
+            advance(len(expansions) + len(faults))
+    return _in_order(
+        {name: Expansion(*store[keys[name]]) for name in bank.names if name not in failures}, failures
+    )
 
 
-def stream_changes(gradients: LossGradients, blocks: Iterable[Sequence[Loadable]]) -> Iterator[Screening]:
-    """Yield the changes of one block of adapters after another; the next is read meanwhile, in a thread."""
-    for experts, failures in _read_ahead(blocks):
+def stream_expansions(
+    gradients: LossGradients, blocks: Iterable[Sequence[Loadable]]
+) -> Iterator[tuple[dict[str, Expansion], dict[str, str]]]:
+    """Yield expansions and failures, a block of adapters after another; the next is read in a thread."""
+    for experts, failures in read_ahead(blocks):
         sound = []
         for expert in experts:
             try:
@@ -130,25 +128,51 @@ def stream_changes(gradients: LossGradients, blocks: Iterable[Sequence[Loadable]
                 failures[expert.name] = str(error)
             else:
                 sound.append(expert)
-        changes = first_order_changes(gradients, sound)
-        overflown = [name for name, change in changes.items() if not math.isfinite(change)]
+        expansions = expand_loss(gradients, sound)
+        overflown = [name for name, one in expansions.items() if not all(map(math.isfinite, astuple(one)))]
         failures |= {
-            name: f"{name!r}: expected a finite first-order change of the loss, got {changes.pop(name)}: its "
+            name: f"{name!r}: expected a finite change of the loss, got {expansions.pop(name).slope}: its "
             "weights overflow in float32; train it again or leave it out"
             for name in overflown
         }
-        yield Screening(changes, failures)
+        yield expansions, failures
 
 
-def _keys(lm: LanguageModel, asked: Sequence[AskedShot], bank: Bank) -> dict[str, str]:
-    """Return what the change of each adapter is stored under."""
-    rows = [[one.reasoning.input_ids, one.reasoning.prompt_length] for one in asked]
-    base = key_of(VERSION, "first order", model_key(lm), rows)
-    keys = {}
+def _spread(bank: Bank) -> list[Adapter]:
+    """Return adapters whose mean stands for the bank's: evenly spaced, of no more ranks than a block."""
+    adapters = list(bank)
+    count = max(1, RANKS_AT_ONCE // max(adapter.entry.r for adapter in adapters))
+    return adapters[:: -(-len(adapters) // count)]
+
+
+def _gradients_half_way(
+    lm: LanguageModel, asked: Sequence[AskedShot], bank: Bank, spread: Sequence[Adapter], num_draws: int
+) -> LossGradients:
+    modules = _adapted_modules(lm.model, bank)
+    lm.model.eval()
+    experts = []
+    for expert in read_block(spread)[0]:
+        with suppress(AdapterError):  # which its own block will say
+            check_fits(expert, lm.model)
+            experts.append(expert)
+    experts = usual_size(experts)
+    moved = displaced(lm.model, mean_change(experts, HALF_WAY)) if experts else nullcontext()
+    with moved:
+        return loss_gradients(lm, [one.reasoning for one in asked], modules, num_draws=num_draws)
+
+
+def _keys(
+    lm: LanguageModel, asked: Sequence[AskedShot], bank: Bank, spread: Sequence[Adapter], num_draws: int
+) -> dict[str, str]:
+    """Return what the expansion of each adapter is stored under."""
+    digests = {}
     for adapter in bank:
         with suppress(AdapterError):  # its settings cannot be read, which loading will say
-            keys[adapter.name] = key_of(base, adapter.digest)
-    return keys
+            digests[adapter.name] = adapter.digest
+    rows = [[one.reasoning.input_ids, one.reasoning.prompt_length] for one in asked]
+    centre = [digests.get(adapter.name) for adapter in spread]
+    base = key_of(VERSION, "expansion", model_key(lm), rows, centre, num_draws)
+    return {name: key_of(base, digest) for name, digest in digests.items()}
 
 
 def _blocks(bank: Bank) -> Iterator[list[Adapter]]:
@@ -180,37 +204,12 @@ def _adapted_modules(model: nn.Module, bank: Bank) -> list[str]:
     return modules
 
 
-_Read = tuple[list[LoraExpert], dict[str, str]]
-
-
-def _read_ahead(blocks: Iterable[Sequence[Loadable]]) -> Iterator[_Read]:
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        coming: Future[_Read] | None = None
-        for block in blocks:
-            following = reader.submit(_read, block)
-            if coming is not None:
-                yield coming.result()
-            coming = following
-        if coming is not None:
-            yield coming.result()
-
-
-def _read(block: Sequence[Loadable]) -> _Read:
-    experts, failures = [], {}
-    for adapter in block:
-        try:
-            experts.append(adapter.load())
-        except KshotError as error:
-            failures[adapter.name] = str(error)
-    return experts, failures
-
-
-def _in_order(changes: Mapping[str, float], failures: Mapping[str, str]) -> Screening:
-    if not changes:
+def _in_order(expansions: Mapping[str, Expansion], failures: Mapping[str, str]) -> Screening:
+    if not expansions:
         name, reason = next(iter(failures.items()))
         raise AdapterError(
             f"expected at least one adapter that can be screened, got {len(failures)} that cannot; "
             f"{name}: {reason}"
         )
-    ordered = dict(sorted(changes.items(), key=lambda item: (item[1], item[0])))
-    return Screening(ordered, dict(sorted(failures.items())))
+    changes = dict(sorted(foretell_changes(expansions).items(), key=lambda item: (item[1], item[0])))
+    return Screening(changes, {name: expansions[name] for name in changes}, dict(sorted(failures.items())))

@@ -12,7 +12,7 @@ import numpy as np
 from kshot.errors import AdapterError, ConfigError
 from kshot.experts.eligible import Scored
 
-MeasureName = Literal["margin", "nll", "accuracy"]
+MeasureName = Literal["margin", "reasoning", "answer", "accuracy"]
 
 MIN_SHOTS = 2  # a standard error over shots needs two
 LARGEST_LOSS = 104.0  # nats: -log of the smallest float32; an infinite NLL says no more
@@ -60,9 +60,11 @@ class ShotLosses:
 def shot_losses(scores: Sequence[Scored], shots: Sequence[int] | None = None) -> ShotLosses:
     """Turn scores into losses that neither one bad shot nor, where there are choices, the format can fool.
 
-    Two measures: likelihood, which is the margin of the right choice over the best other, or the NLL where
-    the task has no choices; and being wrong, 0 or 1. A margin is free of the format of answers, which all
-    choices share; the NLL is not, so it counts only where there is nothing better. Of each measure y:
+    Measures: the margin of the right choice over the best other; where the task has no choices, the NLL of
+    rationale with answer and the NLL of the answer alone; and being wrong, 0 or 1. A margin is free of the
+    format of answers, which all choices share; an NLL is not, so it counts only where there is nothing
+    better. Both NLL count, since rationales alone rank adapters by how they word them
+    (`benchmarks/ranking.py`). Of each measure y:
 
     1. `x_mk = y_mk - median_m y_mk`: paired, so that a hard shot is hard for none in particular.
     2. θ_m, the location of x_m over the shots: Huber's estimate with the bound `1.345 s`, s the adapters'
@@ -106,7 +108,7 @@ def shot_losses(scores: Sequence[Scored], shots: Sequence[int] | None = None) ->
 def _check_shots(scores: Sequence[Scored]) -> None:
     want = len(scores[0].shot_nll)
     for score in scores:
-        found = [len(score.shot_nll), len(score.shot_correct)]
+        found = [len(score.shot_nll), len(score.shot_answer_nll), len(score.shot_correct)]
         if score.shot_margin is not None:
             found.append(len(score.shot_margin))
         if set(found) != {want}:
@@ -114,7 +116,7 @@ def _check_shots(scores: Sequence[Scored]) -> None:
                 f"adapter {score.name!r}: expected one result for each of {want} shots, got "
                 f"{' and '.join(map(str, found))}: score the bank again"
             )
-        if np.isnan([*score.shot_nll, *(score.shot_margin or ())]).any():
+        if np.isnan([*score.shot_nll, *score.shot_answer_nll, *(score.shot_margin or ())]).any():
             raise AdapterError(
                 f"adapter {score.name!r}: expected results that are numbers, got NaN on a shot: its weights "
                 "may overflow in this dtype; leave it out with experts.exclude"
@@ -127,7 +129,11 @@ def _measured(scores: Sequence[Scored]) -> dict[MeasureName, np.ndarray]:
     margins = [score.shot_margin for score in scores]
     if all(margin is not None for margin in margins):
         return {"margin": _finite(-np.array(margins, dtype=np.float64)), "accuracy": wrong_MK}
-    return {"nll": _finite(np.array([score.shot_nll for score in scores])), "accuracy": wrong_MK}
+    reasoning_MK = _finite(np.array([score.shot_nll for score in scores]))
+    answer_MK = _finite(np.array([score.shot_answer_nll for score in scores]))
+    if np.array_equal(reasoning_MK, answer_MK):  # no rationales
+        return {"answer": answer_MK, "accuracy": wrong_MK}
+    return {"reasoning": reasoning_MK, "answer": answer_MK, "accuracy": wrong_MK}
 
 
 def _finite(loss_MK: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ def shot_result(
     return ShotResult(
         nll=nll[shot.reasoning] / shot.reasoning.target_length,
         answer_first_nll=nll[shot.answer_first] / shot.answer_first.target_length,
+        answer_nll=nll[shot.answer] / shot.answer.target_length,
         num_tokens=shot.reasoning.target_length,
         correct=correct,
         answer=answer,

@@ -19,7 +19,7 @@ from kshot.pipeline.environment import describe_environment
 from kshot.pipeline.evaluation_stage import ARMS, arm_reads, check_sandbox, run_arm, write_results
 from kshot.pipeline.experts_stage import check_scoring, experts_reads, run_experts
 from kshot.pipeline.inputs import Inputs
-from kshot.pipeline.screening_stage import run_screening, screening_reads
+from kshot.pipeline.screening_stage import is_ordered, run_screening, screening_reads
 from kshot.pipeline.training_stage import run_training, training_reads
 from kshot.progress import Progress, Silent
 from kshot.report import write_report
@@ -95,7 +95,7 @@ def _run(inputs: Inputs, folder: RunFolder, until: Goal) -> RunResult:
         CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     )
     write_json(folder.path(ENVIRONMENT), describe_environment())
-    if _is_ordered(inputs, goal):
+    if _orders(inputs, goal):
         _once(folder, "screening", screening_reads(inputs), partial(run_screening, inputs, folder))
     if goal >= GOALS.index("experts"):
         _once(folder, "experts", experts_reads(inputs), partial(run_experts, inputs, folder))
@@ -113,7 +113,7 @@ def _check(inputs: Inputs, folder: RunFolder, goal: int) -> None:
     """Find what would fail in a stage that is about to run, before anything is written."""
     if goal >= GOALS.index("training"):
         check_tracker(inputs.task.training.report_to)
-    if _is_ordered(inputs, goal) and not folder.is_finished("screening", screening_reads(inputs)):
+    if _orders(inputs, goal) and not folder.is_finished("screening", screening_reads(inputs)):
         _ = inputs.lm
     scores = goal >= GOALS.index("experts") and not folder.is_finished("experts", experts_reads(inputs))
     if scores or (goal >= GOALS.index("eval") and inputs.test):
@@ -124,8 +124,8 @@ def _check(inputs: Inputs, folder: RunFolder, goal: int) -> None:
         inputs.check_budget()
 
 
-def _is_ordered(inputs: Inputs, goal: int) -> bool:
-    return inputs.is_screened or goal == GOALS.index("screening")
+def _orders(inputs: Inputs, goal: int) -> bool:
+    return is_ordered(inputs) or goal == GOALS.index("screening")
 
 
 def _once(folder: RunFolder, stage: str, reads: str, work: Callable[[Path], None]) -> None:

@@ -1,12 +1,13 @@
-"""Stage `screening`: a bank in first-order order; and from there to the few adapters that are scored."""
+"""Stage `screening`: a bank in the order of foretold losses; and from any bank to the few that are scored."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kshot.atomic import write_json
 from kshot.bank import Bank
 from kshot.experts import Halving, ScoreStore, halve_experts, screen_experts
-from kshot.experts.halving import num_entrants
+from kshot.experts.halving_plan import num_entrants
 from kshot.pipeline.inputs import Inputs
 from kshot.run_folder import ORDER, SCORE_STORE, SCREENING, RunFolder, digest
 
@@ -15,26 +16,27 @@ SHOWN_FAILURES = 5  # of a bank of any size; all are in the file
 
 def screening_reads(inputs: Inputs) -> str:
     """Return the hash of what this stage reads."""
-    asked = [inputs.task.scorer, inputs.task.lists_options]
+    asked = [inputs.task.scorer, inputs.task.lists_options, inputs.task.experts.screen_draws]
     return digest([inputs.base_digest, inputs.shots_digest, inputs.bank_digest, asked])
 
 
 def run_screening(inputs: Inputs, run: RunFolder, folder: Path) -> None:
-    """Write every adapter's first-order change of the loss on the shots, best first.
+    """Write what every adapter is foretold to do to the loss on the shots, best first.
 
-    Changes are also kept at the top of the run, block by block, as scores are.
+    It is also kept at the top of the run, block by block, as scores are.
 
     Raises:
         AdapterError: No adapter can be ordered.
     """
     task = inputs.task
-    with inputs.progress.bar("ordering adapters to first order", len(inputs.bank)) as advance:
+    with inputs.progress.bar("ordering adapters", len(inputs.bank)) as advance:
         screening = screen_experts(
             inputs.lm,
             inputs.bank,
             inputs.shots,
             scorer=task.scorer,
             listed=task.lists_options,
+            num_draws=task.experts.screen_draws,
             store=ScoreStore(run.path(SCORE_STORE)),
             progress=advance,
         )
@@ -44,44 +46,59 @@ def run_screening(inputs: Inputs, run: RunFolder, folder: Path) -> None:
         inputs.progress.say(
             f"left out {len(screening.failures) - SHOWN_FAILURES} more: see {run.path('screening', ORDER)}"
         )
-    order = [{"name": name, "change": change} for name, change in screening.changes.items()]
+    order = [
+        {"name": name, "change": change, **asdict(screening.expansions[name])}
+        for name, change in screening.changes.items()
+    ]
     write_json(folder / ORDER, {"order": order, "failures": screening.failures})
 
 
+def is_ordered(inputs: Inputs) -> bool:
+    """Whether the bank is larger than what the first round of halving takes."""
+    return _num_entrants(inputs) < len(inputs.bank)
+
+
 def survivors(inputs: Inputs, run: RunFolder, folder: Path, store: ScoreStore) -> Bank:
-    """Return the adapters to score, and write how they were found: the best to first order, then halved.
+    """Return the adapters to score, and write how they were found: the first of the order, then halved.
 
     A server scores whatever it is asked, so that of adapters that it holds none is halved here.
 
     Args:
         inputs: Of the run.
-        run: Whose stage `screening` is finished.
+        run: Whose stage `screening` is finished, if the bank is ordered.
         folder: Of the stage `experts`.
         store: Keeps what halving finds out of adapters and shots.
 
     Raises:
         AdapterError: No adapter can be run.
     """
-    experts = inputs.task.experts
-    order = [one["name"] for one in run.read_json("screening", ORDER)["order"]]
-    keep = experts.num_scored(len(inputs.bank))
-    if experts.endpoint is None:
-        rounds = {"first_shots": experts.halving_shots, "factor": experts.halving_factor}
-        entered = inputs.bank.subset(order[: num_entrants(len(inputs.shots), keep, **rounds)])
-        halving = _halve(inputs, entered, keep, store, rounds)
+    keep, entered = inputs.task.experts.num_scored(len(inputs.bank)), inputs.bank
+    if is_ordered(inputs):
+        order = [one["name"] for one in run.read_json("screening", ORDER)["order"]]
+        entered = inputs.bank.subset(order[: _num_entrants(inputs)])
+    if inputs.task.experts.endpoint is None:
+        halving = _halve(inputs, entered, keep, store)
     else:
-        entered = inputs.bank.subset(order[:keep])
         halving = Halving(tuple(entered.names), (), {})
-    found = _plain(halving, entered)
-    write_json(folder / SCREENING, found | {"num_adapters": len(inputs.bank), "num_ordered": len(order)})
+    write_json(folder / SCREENING, _plain(halving, entered) | {"num_adapters": len(inputs.bank)})
+    how = f"the first {len(entered)} of the order, " if is_ordered(inputs) else ""
     inputs.progress.say(
-        f"{len(halving.survivors)} of {len(inputs.bank)} adapters are scored: the best {len(entered)} to "
-        f"first order, after {len(halving.rounds)} rounds of halving"
+        f"{len(halving.survivors)} of {len(inputs.bank)} adapters are scored: {how}after "
+        f"{len(halving.rounds)} rounds of halving"
     )
     return inputs.bank.subset(halving.survivors)
 
 
-def _halve(inputs: Inputs, entered: Bank, keep: int, store: ScoreStore, rounds: dict[str, int]) -> Halving:
+def _num_entrants(inputs: Inputs) -> int:
+    experts = inputs.task.experts
+    keep = experts.num_scored(len(inputs.bank))
+    if experts.endpoint is not None or not inputs.is_screened:
+        return keep
+    rounds = {"first_shots": experts.halving_shots, "factor": experts.halving_factor}
+    return num_entrants(len(inputs.shots), keep, **rounds)
+
+
+def _halve(inputs: Inputs, entered: Bank, keep: int, store: ScoreStore) -> Halving:
     task = inputs.task
     with inputs.progress.bar("halving adapters over shots", len(entered) * len(inputs.shots)) as advance:
         halving = halve_experts(
@@ -89,13 +106,14 @@ def _halve(inputs: Inputs, entered: Bank, keep: int, store: ScoreStore, rounds: 
             entered,
             inputs.shots,
             keep=keep,
+            first_shots=task.experts.halving_shots,
+            factor=task.experts.halving_factor,
             method=task.experts.method,
             scorer=task.scorer,
             listed=task.lists_options,
             memory_mb=task.experts.memory_mb,
             store=store,
             progress=advance,
-            **rounds,
         )
     for name, reason in halving.failures.items():
         inputs.progress.say(f"left out {name}: {reason}")

@@ -63,7 +63,9 @@ class PendingAnswer:
 
     async def _next(self) -> Piece:
         try:
-            piece = await asyncio.wait_for(self._pieces.get(), self._deadline - time.monotonic())
+            # not wait_for: before Python 3.12 it loses a cancellation that comes together with a piece
+            async with asyncio.timeout(self._deadline - time.monotonic()):
+                piece = await self._pieces.get()
         except TimeoutError as error:
             raise ApiError(
                 504, f"expected the answer within {self._timeout_s:g} s: lower max_tokens or try again later"
