@@ -1,4 +1,4 @@
-"""Screening: how well first order foretells the exact order of the bundled bank, and how fast it goes.
+"""Screening: how well the exact order of the bundled bank is foretold, and how fast it goes.
 
     KSHOT_DATA=FOLDER python benchmarks/screening.py quality WORK [TASK ...]    # WORK keeps all; runs resume
     python benchmarks/screening.py scale [ADAPTERS]                            # 100,000 by default
@@ -8,8 +8,8 @@ a shot's target, adapter against base. A way to foretell it is judged by Spearma
 and by how many of the true best 8 and best 4 are among its own; means over tasks, with the standard error
 over tasks. WORK may be that of a finished benchmarks/ranking.py, whose likelihoods are taken.
 
-`scale`: adapters with random weights, of rank 8 on q_proj and v_proj of SmolLM2-135M, made on the fly, in the
-order of a gradient of 16 shots; and some of them from a bank on disk, checksums and all.
+`scale`: adapters with random weights, rank 8 on q_proj and v_proj of SmolLM2-135M, made on the fly, ordered
+on 16 shots by slope and curvature, and by the slope alone; and some from a bank on disk, checksums and all.
 
 Each writes its part of benchmarks/results/screening.json.
 """
@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring.first_order_evidence import NUM_SHOTS, SCORERS, Evidence, find_evidence
-from measuring.screening_scale import LAYERS, OUTPUTS, measure_scale
+from measuring.screening_evidence import NUM_SHOTS, SCORERS, Evidence, find_evidence
+from measuring.screening_scale import measure_scale
 from scipy.stats import spearmanr
 
 from kshot.atomic import write_json
 from kshot.bank import Bank
 from kshot.evaluation.statistics import mean_and_stderr
+from kshot.experts.loss_expansion import Expansion, foretell_changes
 from kshot.language_model import LanguageModel
 from kshot.pipeline.environment import describe_environment
 from kshot.terminal import RichProgress, quiet_libraries
@@ -38,6 +39,7 @@ BANK = Path(__file__).parents[1] / "banks" / "smollm2-135m"
 RESULTS = Path(__file__).parent / "results" / "screening.json"
 SEEDS = (0, 1, 2)
 ADAPTERS = 100_000
+CHOSEN = "half way and curvature, by layer (screen_experts)"
 _MEASURES = ("spearman", "recall_of_best_8", "recall_of_best_4")
 
 
@@ -48,30 +50,41 @@ Way = Callable[[Evidence], np.ndarray]
 def ways() -> dict[str, Way]:
     """What was tried."""
     found: dict[str, Way] = {
-        "first order": lambda one: one.first_by_shot.mean(axis=0),
-        "divided by the norm of the change": lambda one: one.first_by_shot.mean(axis=0) / one.norm,
-        "divided by the root of the norm": lambda one: one.first_by_shot.mean(axis=0) / np.sqrt(one.norm),
-        "smallest norm": lambda one: one.norm,
-        "median over shots": lambda one: np.median(one.first_by_shot, axis=0),
-        "mean by standard deviation over shots": lambda one: (
-            one.first_by_shot.mean(axis=0) / _sd(one.first_by_shot)
-        ),
-        "with squares over shots as curvature": lambda one: (
-            one.first_by_shot.mean(axis=0) + 0.5 * (one.first_by_shot**2).mean(axis=0)
-        ),
-        "early layers weigh more": lambda one: _by_layer(one) @ np.linspace(1, 0, LAYERS),
-        "late layers weigh more": lambda one: _by_layer(one) @ np.linspace(0, 1, LAYERS),
-        "sign of each layer": lambda one: np.sign(_by_layer(one)).sum(axis=1),
+        "first order": _slope,
+        "divided by the norm of the change": lambda one: _slope(one) / one.norms,
+        "divided by the root of the norm": lambda one: _slope(one) / np.sqrt(one.norms),
+        "smallest norm": lambda one: one.norms,
+        "median over shots": lambda one: np.median(one.by_shot, axis=0),
+        "mean by standard deviation over shots": lambda one: _slope(one) / one.by_shot.std(axis=0, ddof=1),
+        "early layers weigh more": lambda one: one.by_layer @ np.linspace(1, 0, one.by_layer.shape[1]),
+        "late layers weigh more": lambda one: one.by_layer @ np.linspace(0, 1, one.by_layer.shape[1]),
+        "sign of each layer": lambda one: np.sign(one.by_layer).sum(axis=1),
+        "curvature alone": lambda one: one.at_base[:, 2],
+        "first order and curvature, whole": lambda one: one.at_base[:, 0] + one.at_base[:, 1],
+        "first order and curvature, by layer": lambda one: _foretell(one.at_base),
+        "first order half way": lambda one: one.half_way[:, 0],
+        "half way and curvature, whole": lambda one: one.half_way[:, 0] + one.half_way[:, 1],
+        CHOSEN: lambda one: _foretell(one.half_way),
     }
     for probes in (1, 2, 4):
         found[f"exact on {probes} shots"] = lambda one, n=probes: one.exact[:, :n].mean(axis=1)
         found[f"exact on {probes} shots, first order on the rest"] = lambda one, n=probes: (
-            one.exact[:, :n].sum(axis=1) + one.first_by_shot[n:].sum(axis=0)
+            one.exact[:, :n].sum(axis=1) + one.by_shot[n:].sum(axis=0)
         )
-        found[f"ranks of both, exact on {probes} shots"] = lambda one, n=probes: (
-            _ranks(one.exact[:, :n].mean(axis=1)) + _ranks(one.first_by_shot.mean(axis=0))
+        found[f"exact on {probes} shots and the chosen, ranks added"] = lambda one, n=probes: (
+            _ranks(one.exact[:, :n].mean(axis=1)) + _ranks(_foretell(one.half_way))
         )
     return found
+
+
+def _slope(one: Evidence) -> np.ndarray:
+    mean: np.ndarray = one.by_shot.mean(axis=0)
+    return mean
+
+
+def _foretell(expansions: np.ndarray) -> np.ndarray:
+    changes = foretell_changes({str(place): Expansion(*row) for place, row in enumerate(expansions)})
+    return np.array(list(changes.values()))
 
 
 def measure_quality(work: Path, tasks: Sequence[str]) -> None:
@@ -86,21 +99,6 @@ def measure_quality(work: Path, tasks: Sequence[str]) -> None:
         evidence[task] = found
         _write("quality", _judge(evidence) | {"bank": bank.names, "shots": NUM_SHOTS, "seeds": SEEDS})
     _print(_judge(evidence)["ways"])
-
-
-def _by_layer(one: Evidence) -> np.ndarray:
-    """(M, layers); modules are sorted by name, so that each layer's follow one another."""
-    first_ML = one.first.mean(axis=0)
-    order = [f"{layer}" for layer in range(LAYERS) for _ in OUTPUTS]
-    layers = [int(name) for name in sorted(order)]
-    return np.stack(
-        [first_ML[:, [at == layer for at in layers]].sum(axis=1) for layer in range(LAYERS)], axis=1
-    )
-
-
-def _sd(first_by_shot: np.ndarray) -> np.ndarray:
-    deviation: np.ndarray = first_by_shot.std(axis=0, ddof=1)
-    return deviation
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

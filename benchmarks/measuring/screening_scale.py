@@ -1,4 +1,4 @@
-"""How fast a gradient orders adapters that are made on the fly, and adapters of a bank on disk."""
+"""How fast slope and curvature order adapters that are made on the fly, and adapters of a bank on disk."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from kshot.bank import Bank
 from kshot.examples import Example
 from kshot.experts import screen_experts
 from kshot.experts.asked_shots import ask_shots
-from kshot.experts.first_order import first_order_changes
+from kshot.experts.loss_expansion import Expansion, expand_loss, foretell_changes
 from kshot.experts.loss_gradients import LossGradients, loss_gradients
-from kshot.experts.screening import RANKS_AT_ONCE
+from kshot.experts.screening import NUM_DRAWS, RANKS_AT_ONCE
 from kshot.language_model import LanguageModel
 from kshot.mixture import LoraExpert, LoraFactors
 from kshot.procedural import draw_shopping
@@ -34,18 +34,20 @@ def measure_scale(lm: LanguageModel, num_adapters: int) -> dict[str, Any]:
     busy = round(os.getloadavg()[0], 2)
     lm.model.eval()
     shots = draw_shopping(size=16, seed=0)
-    asked = ask_shots(lm, shots, "number", listed=False)
+    rows = [one.reasoning for one in ask_shots(lm, shots, "number", listed=False)]
     modules = [f"model.layers.{layer}.self_attn.{side}" for layer in range(LAYERS) for side in OUTPUTS]
     started = time.perf_counter()
-    gradients = loss_gradients(lm, [one.reasoning for one in asked], modules)
+    gradients = loss_gradients(lm, rows, modules, num_draws=NUM_DRAWS)
     found: dict[str, Any] = {
         "setting": f"r = {R}, {len(modules)} modules, d = {INPUTS}, bfloat16, 16 shots",
         "load_average_before": busy,
         "threads": torch.get_num_threads(),
         "gradient_seconds": round(time.perf_counter() - started, 2),
-        "generated": _order_generated(gradients, modules, num_adapters),
-        "peak_gb": round(process_peak_bytes() / 1e9, 2),
+        f"slope and curvature of {NUM_DRAWS} draws": _order_generated(gradients, modules, num_adapters),
     }
+    slope = {module: G_POD[:1] for module, G_POD in gradients.by_module.items()}
+    found["slope alone"] = _order_generated(LossGradients(gradients.loss, slope), modules, num_adapters)
+    found["peak_gb"] = round(process_peak_bytes() / 1e9, 2)
     with TemporaryDirectory() as root:
         found["from_disk"] = _order_stored(lm, shots, _write_bank(Path(root), modules))
     return found
@@ -54,26 +56,28 @@ def measure_scale(lm: LanguageModel, num_adapters: int) -> dict[str, Any]:
 def _order_generated(gradients: LossGradients, modules: Sequence[str], num_adapters: int) -> dict[str, Any]:
     """Make blocks of adapters and order all; what making them takes is no part of it."""
     generating = ordering = 0.0
-    changes: dict[str, float] = {}
+    expansions: dict[str, Expansion] = {}
     generator = torch.Generator().manual_seed(0)
     with RichProgress().bar("ordering", num_adapters) as advance:
         for block in _blocks_of_names(num_adapters):
             started = time.perf_counter()
             experts = [_make(name, modules, generator) for name in block]
             made = time.perf_counter()
-            changes |= first_order_changes(gradients, experts)
+            expansions |= expand_loss(gradients, experts)
             generating, ordering = generating + made - started, ordering + time.perf_counter() - made
             advance(len(block))
     started = time.perf_counter()
+    changes = foretell_changes(expansions)
     order = sorted(changes, key=changes.__getitem__)
     ordering += time.perf_counter() - started
-    operations = 2 * R * INPUTS * sum(OUTPUTS.values()) * LAYERS
+    passes = len(gradients.by_module[modules[0]])
+    operations = 2 * passes * R * INPUTS * sum(OUTPUTS.values()) * LAYERS
     return {
         "adapters": len(order),
         "seconds": round(ordering, 1),
         "adapters_per_second": round(num_adapters / ordering, 1),
         "gflops": round(num_adapters * operations / ordering / 1e9, 1),
-        "matmul_gflops": _matmul_gflops(gradients.by_module[modules[0]]),
+        "matmul_gflops": _matmul_gflops(gradients.by_module[modules[0]][0]),
         "seconds_generating": round(generating, 1),
     }
 

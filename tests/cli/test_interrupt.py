@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,18 +35,30 @@ def task(
     return write_tiny_task(tmp_path / "task", tiny_model_folder, lora_folder)
 
 
-def _started(task: Path, out: Path) -> "subprocess.Popen[str]":
-    code = "from kshot.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "run", str(task), "--out", str(out)],
+Process = subprocess.Popen[str]
+
+
+@contextmanager
+def _python(code: str, *words: object) -> Iterator[Process]:
+    """Run a program; whatever happens, it does not outlive the block."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def _wait_for(process: "subprocess.Popen[str]", out: Path, stage: str) -> None:
+def _run(task: Path, out: Path) -> AbstractContextManager[Process]:
+    return _python("from kshot.cli import main; main()", "run", task, "--out", out)
+
+
+def _wait_for(process: Process, out: Path, stage: str) -> None:
     deadline = time.monotonic() + 300
     while True:
         path = out / "events.jsonl"
@@ -60,17 +73,16 @@ def _wait_for(process: "subprocess.Popen[str]", out: Path, stage: str) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_in_every_stage_ends_with_the_same_bytes(task: Path, tmp_path: Path) -> None:
-    undisturbed = tmp_path / "undisturbed"
-    process = _started(task, undisturbed)
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-
-    out = tmp_path / "run"
-    for stage in ("experts", "data", "single", "expert", "eval/base"):
-        process = _started(task, out)
-        _wait_for(process, out, stage)
-        process.send_signal(signal.SIGINT)
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "run"
+    with _run(task, undisturbed) as process:
         _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+
+    for stage in ("experts", "data", "single", "expert", "eval/base"):
+        with _run(task, out) as process:
+            _wait_for(process, out, stage)
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=300)
         assert process.returncode == 130, error
         assert "Traceback" not in error
         assert error.strip().splitlines()[-1] == f"stopped; to go on: kshot run {task} --out {out}"
@@ -78,9 +90,9 @@ def test_a_run_that_is_stopped_in_every_stage_ends_with_the_same_bytes(task: Pat
         events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
         assert (events[-1]["stage"], events[-1]["interrupted"]) == ("run", True)
 
-    process = _started(task, out)
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
+    with _run(task, out) as process:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
     for name in PRODUCTS:
         assert (out / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
@@ -108,14 +120,25 @@ app()
 
 @pytest.mark.slow
 def test_the_second_time_it_quits_at_once() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    assert process.stdout.readline() == "cleaning\n"
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    with _python(STUBBORN) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "cleaning\n"
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_while_torch_is_being_imported_it_ends_in_silence() -> None:
+    code = "print('ready', flush=True); from kshot_command import main; main()"
+    with _python(code, "--help") as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(1)  # the handler is set in a few ms, importing takes seconds
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in error

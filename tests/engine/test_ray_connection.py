@@ -70,7 +70,9 @@ def test_an_address_where_no_cluster_answers_is_given_up_in_time() -> None:
 
 
 @pytest.mark.slow
-def test_where_no_cluster_is_running_auto_says_so(monkeypatch) -> None:
+def test_where_no_cluster_is_running_auto_says_so(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where Ray notes which cluster is running here
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'kshot[ray]'")
     with pytest.raises(
         EngineError, match="a Ray cluster at auto, got: Could not find any running Ray instance"

@@ -139,7 +139,7 @@ def test_displaced_base_is_that_with_the_mean_adapter(tiny_lm: LanguageModel) ->
     before = float(mean_loss(tiny_lm).detach())
     tiny_lm.model = build_mixture(base, {one.name: one for one in experts}, fixed_gates=[0.25, 0.25]).eval()
     want = float(mean_loss(tiny_lm).detach())
-    tiny_lm.model = tiny_lm.model.unload()
+    tiny_lm.model = tiny_lm.model.unload().requires_grad_()
     with displaced(tiny_lm.model, mean_change(experts, 0.5)):
         assert float(mean_loss(tiny_lm).detach()) == pytest.approx(want, rel=1e-5)
         there = gradients_of(tiny_lm)

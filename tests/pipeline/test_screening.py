@@ -11,11 +11,12 @@ import yaml
 from kshot.bank import Bank
 from kshot.bank.index import write_index
 from kshot.cli import main
-from kshot.config import read_task
+from kshot.config import EndpointConfig, read_task
 from kshot.errors import AdapterError, ConfigError
 from kshot.language_model import LanguageModel
 from kshot.pipeline import run
 from kshot.pipeline.inputs import Inputs
+from kshot.pipeline.screening_stage import is_ordered
 from kshot.progress import Silent
 
 NAMES = [f"m{number}" for number in range(7)]
@@ -80,7 +81,7 @@ def test_whole_way(task_folder: Path, tmp_path: Path) -> None:
     assert [(one["num_shots"], len(one["ranking"])) for one in found["rounds"]] == [(4, 6)]
     assert found["survivors"] == found["rounds"][0]["survivors"]
     assert found["survivors"] == [row["name"] for row in found["rounds"][0]["ranking"][:3]]
-    assert (found["num_adapters"], found["num_ordered"]) == (7, 7)
+    assert found["num_adapters"] == 7
     scored = [row["name"] for row in read(out, "experts/scores.json")["scores"]]
     assert scored == sorted(found["survivors"])
     assert set(read(out, "experts/selection.json")["experts"]) <= set(scored)
@@ -162,6 +163,31 @@ def test_refuses(task_folder: Path) -> None:
         read_task(task_folder / "task.yaml")
 
 
+def test_a_bank_that_fits_the_first_round_is_not_ordered(task_folder: Path, tmp_path: Path) -> None:
+    change(task_folder, halving_shots=1)
+    out = tmp_path / "run"
+    run(task_folder / "task.yaml", out, until="experts")
+    assert started(out) == ["experts"]
+    found = read(out, "experts/screening.json")
+    assert found["entered"] == NAMES
+    assert [(one["num_shots"], len(one["ranking"])) for one in found["rounds"]] == [(2, 7), (4, 6)]
+    assert len(read(out, "experts/scores.json")["scores"]) == 3
+
+
+def test_a_server_scores_the_first_of_the_order_or_all(task_folder: Path) -> None:
+    task = read_task(task_folder / "task.yaml")
+    served = {"halving_shots": 1, "endpoint": EndpointConfig(url="http://localhost:1/v1")}
+
+    def inputs(**experts: object) -> Inputs:
+        own = task.experts.model_copy(update=served | experts)
+        return Inputs(task.model_copy(update={"experts": own}), Silent())
+
+    assert is_ordered(inputs())
+    assert not is_ordered(inputs(screen=None))
+    assert not is_ordered(inputs(screen=7))
+    assert inputs(screen=None).task.experts.num_scored(1000) == 1000
+
+
 @pytest.mark.parametrize(
     ("experts", "num_adapters", "scored"),
     [
@@ -169,7 +195,6 @@ def test_refuses(task_folder: Path) -> None:
         ({}, 65, 64),
         ({"screen": 100}, 100_000, 100),
         ({"screen": 100}, 20, 20),
-        ({"endpoint": {"url": "http://localhost:1/v1"}}, 1000, 1000),
     ],
 )
 def test_how_many_are_scored(

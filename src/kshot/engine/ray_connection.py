@@ -16,8 +16,8 @@ import logging, sys, ray
 try:
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
 except Exception as error:
-    reason = error.__cause__ or error  # Ray's own says no more than that it failed
-    sys.exit(next(iter(str(reason).strip().splitlines()), type(reason).__name__))
+    reason = str(error.__cause__ or error).strip()  # Ray's own says no more than that it failed
+    sys.exit(reason.splitlines()[-1] if "Traceback" in reason else " ".join(reason.split()))
 """
 
 

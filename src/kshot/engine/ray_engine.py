@@ -22,6 +22,9 @@ class RayEngine:
     its machine or alone, is replaced, and its shard alone is done again. However a run ends, its workers end
     with it. A Ray that this program is connected to already is used, and left as it is.
 
+    A cluster that asks for a token is reached by address with Ray's own `RAY_AUTH_MODE=token`, as Ray hands
+    a token to no address unasked.
+
     Args:
         address: `HOST:PORT` of the cluster or `auto`; None: that of `RAY_ADDRESS`, or a Ray of this machine
             that ends with the program.

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from kshot.mixture import LoraExpert, LoraFactors, check_fits
 
-
 USUAL = 10.0  # times the median size: an adapter beyond is broken, and would be all of the mean
 
 
@@ -76,4 +75,5 @@ class _Adding:
     def __call__(self, _: nn.Module, inputs: tuple[Any, ...], y_BTO: Tensor) -> Tensor:
         x_BTD = inputs[0]
         A_RD, B_OR = self.A_RD.to(x_BTD.device), self.B_OR.to(x_BTD.device)
-        return (y_BTO + x_BTD.float() @ A_RD.T @ B_OR.T).to(y_BTO.dtype)
+        delta_BTO: Tensor = x_BTD.float() @ A_RD.T @ B_OR.T
+        return (y_BTO + delta_BTO).to(y_BTO.dtype)

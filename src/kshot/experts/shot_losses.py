@@ -70,7 +70,8 @@ def shot_losses(scores: Sequence[Scored], shots: Sequence[int] | None = None) ->
     2. θ_m, the location of x_m over the shots: Huber's estimate with the bound `1.345 s`, s the adapters'
        pooled deviation from their own medians; for right and wrong the mean. Its standard error is the
        jackknife's.
-    3. `σ`, the spread of θ over the adapters, and its reliability, `ρ = max(0, 1 - mean_m se(θ_m)² / σ²)`:
+    3. `σ`, the standard deviation of θ over the adapters (not a robust one: where few adapters stand out, a
+       measure must not count more), and its reliability, `ρ = max(0, 1 - mean_m se(θ_m)² / σ²)`:
        the share of the spread that is no accident of the shots. A lucky answer among many wrong ones has
        none.
 
@@ -155,7 +156,7 @@ def _standardise(raw_MK: np.ndarray, name: MeasureName) -> _Standardised:
     location_M = _location(paired_MK, np.ones(num_shots), bound, np.median(paired_MK, axis=1))
     without_KK = 1.0 - np.eye(num_shots)
     replicates_MK = _location(paired_MK[:, None], without_KK, bound, np.tile(location_M[:, None], num_shots))
-    spread, noise = _spread(location_M, _jackknife(replicates_MK.T), _ALIKE * bound)
+    spread, noise = _spread(location_M, _jackknife(replicates_MK.T))
     if spread <= _ALIKE * bound:
         return _Standardised(np.zeros_like(paired_MK), np.zeros_like(replicates_MK.T), 0.0)
     clipped_MK = location_M[:, None] + np.clip(paired_MK - location_M[:, None], -bound, bound)
@@ -182,11 +183,8 @@ def _location(x: np.ndarray, counts: np.ndarray, bound: float, start: np.ndarray
     return location
 
 
-def _spread(location_M: np.ndarray, stderr_M: np.ndarray, nothing: float) -> tuple[float, float]:
-    """Return the spread between adapters and the noise in it, by medians where these tell anything."""
-    spread = _MAD_TO_SD * float(np.median(np.abs(location_M - np.median(location_M))))
-    if spread > nothing:
-        return spread, float(np.median(stderr_M))
+def _spread(location_M: np.ndarray, stderr_M: np.ndarray) -> tuple[float, float]:
+    """Return the standard deviation between adapters, and the noise in it."""
     return float(location_M.std(ddof=1)) if len(location_M) > 1 else 0.0, float(np.sqrt((stderr_M**2).mean()))
 
 

@@ -12,7 +12,7 @@ from kshot.corpus.stored_vectors import are_whole
 from kshot.examples import Example
 from kshot.experts import ScoreStore
 from kshot.experts.asked_shots import AskedShot, ask_shots, by_likelihood
-from kshot.experts.halving import num_entrants
+from kshot.experts.halving_plan import num_entrants
 from kshot.experts.prompt_cache import keeps_all_tokens
 from kshot.experts.shared_prompts import shares_prompts
 from kshot.experts.shot_passes import ScoringSettings
@@ -49,8 +49,9 @@ class WorkCounter:
     def amounts(self, stage: str) -> list[Amount]:
         """Return what a stage computes, by its name in the run folder."""
         task = self.inputs.task
-        if stage == "screening":  # one backward pass over the shots
-            return [exactly("train_single", sum(len(one.reasoning) for one in self.asked))]
+        if stage == "screening":  # backward passes over the shots: the slope, and draws of the curvature
+            passes = 1 + task.experts.screen_draws
+            return [exactly("train_single", passes * sum(len(one.reasoning) for one in self.asked))]
         if stage == "experts":
             return [] if task.experts.endpoint else self._scoring()
         if stage == "data":

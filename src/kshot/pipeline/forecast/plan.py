@@ -7,7 +7,7 @@ from kshot.pipeline.data_stage import data_reads
 from kshot.pipeline.evaluation_stage import ARMS, arm_reads
 from kshot.pipeline.experts_stage import experts_reads
 from kshot.pipeline.inputs import Inputs
-from kshot.pipeline.screening_stage import screening_reads
+from kshot.pipeline.screening_stage import is_ordered, screening_reads
 from kshot.pipeline.training_stage import training_reads
 from kshot.run_folder import RunFolder, Stage
 
@@ -31,7 +31,7 @@ def plan_run(inputs: Inputs, out: Path) -> list[PlannedStage]:
     What a stage reads follows from the task and from what the stages before it read, whether they ran or not.
     """
     run = _AsPlanned(out)
-    stages = [run.planned("screening", screening_reads(inputs))] if inputs.is_screened else []
+    stages = [run.planned("screening", screening_reads(inputs))] if is_ordered(inputs) else []
     stages.append(run.planned("experts", experts_reads(inputs)))
     stages.append(run.planned("data", data_reads(inputs)))
     trained: tuple[Stage, ...] = ("single", "expert") if inputs.test else ("expert",)
