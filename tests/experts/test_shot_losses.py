@@ -1,5 +1,7 @@
 """Losses shot by shot: by hand, against a reference, and what may not change them."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -21,10 +23,10 @@ def _random(seed: int, M: int = 7, K: int = 9) -> np.ndarray:
 
 
 def test_golden_by_hand() -> None:
-    # shot 2 is harder for all; medians by shot 1 and 3: paired -1, 0 and 2; their median deviation 1
+    # shot 2 is harder for all; medians by shot 1 and 3: paired -1, 0 and 2; standard deviation sqrt(7/3)
     found = _nll(np.array([[0.0, 2.0], [1.0, 3.0], [3.0, 5.0]]))
-    np.testing.assert_allclose(found.by_shot * 1.4826, [[-1, -1], [0, 0], [2, 2]], atol=1e-12)
-    np.testing.assert_allclose(found.mean * 1.4826, [-1, 0, 2], atol=1e-12)
+    np.testing.assert_allclose(found.by_shot * math.sqrt(7 / 3), [[-1, -1], [0, 0], [2, 2]], atol=1e-12)
+    np.testing.assert_allclose(found.mean * math.sqrt(7 / 3), [-1, 0, 2], atol=1e-12)
     assert [(one.name, one.weight) for one in found.measures] == [("answer", 1), ("accuracy", 0)]
     assert found.stderr(0) == found.stderr_between(0, 2) == 0
 
@@ -135,7 +137,7 @@ def test_against_the_jackknife_of_plain_means() -> None:
     wrong = 1.0 - (rows > 1)
     paired = wrong - np.median(wrong, axis=0)
     means = paired.mean(axis=1)
-    spread = 1.4826 * np.median(np.abs(means - np.median(means)))
+    spread = means.std(ddof=1)
     want = paired.std(axis=1, ddof=1) / 2 / spread
     assert [found.stderr(place) for place in range(3)] == pytest.approx(list(want))
     difference = (paired[1] - paired[2]).std(ddof=1) / 2 / spread
@@ -163,7 +165,8 @@ def test_refuses_a_single_shot_and_results_that_lack_some() -> None:
         _nll(np.ones((3, 1)))
     good, bad = by_shot("a", [1.0, 2.0]), by_shot("b", [1.0, 2.0], margin=[1.0])
     with pytest.raises(
-        ConfigError, match="adapter 'b': expected one result for each of 2 shots, got 2 and 2 and 1: score"
+        ConfigError,
+        match="adapter 'b': expected one result for each of 2 shots, got 2 and 2 and 2 and 1: score",
     ):
         shot_losses([good, bad])
     nan = by_shot("c", [1.0, 2.0], margin=[1.0, float("nan")])

@@ -184,8 +184,10 @@ def _location(x: np.ndarray, counts: np.ndarray, bound: float, start: np.ndarray
 
 
 def _spread(location_M: np.ndarray, stderr_M: np.ndarray) -> tuple[float, float]:
-    """Return the standard deviation between adapters, and the noise in it."""
-    return float(location_M.std(ddof=1)) if len(location_M) > 1 else 0.0, float(np.sqrt((stderr_M**2).mean()))
+    """Return the standard deviation between adapters, and the noise in it; sorted, so that order is nothing."""
+    if len(location_M) == 1:
+        return 0.0, 0.0
+    return float(np.sort(location_M).std(ddof=1)), float(np.sqrt(np.sort(stderr_M**2).mean()))
 
 
 def _jackknife(replicates_KM: np.ndarray) -> np.ndarray:
