@@ -101,7 +101,7 @@ def loss_gradients(
 def _backward(
     logits_LV: Tensor, p_LV: Tensor, passes: Sequence[tuple[Tensor, Tensor]], collected: _Collected
 ) -> None:
-    """Go back from weighted sums of NLLs, each of targets and weights (L,), with one copy of the logits more."""
+    """Go back from weighted sums of NLLs, each of targets and weights (L,); one copy of them a pass."""
     for place, (targets_L, weights_L) in enumerate(passes):
         collected.place = place
         slope_LV = p_LV * weights_L[:, None]
