@@ -243,7 +243,7 @@ def test_a_program_prints_nothing_of_ray_and_interrupted_leaves_no_process(tmp_p
         time.sleep(0.1)
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=300)
     lost, stopped = output.splitlines()
     assert re.fullmatch(r"lost a worker, process \d+ on .*: .*; (one|two) will be done again", lost)
     assert stopped == "stopped"
