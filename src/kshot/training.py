@@ -33,7 +33,7 @@ class TrainingResult:
     Attributes:
         losses: Mean loss per target token, in nats, of each optimiser step.
         num_rows: Rows of one epoch.
-        num_tokens: Tokens seen, prompts included, all epochs.
+        num_tokens: Tokens seen, prompts included, all epochs that were trained.
         trainable_parameters: Number of trained weights.
         seconds: Wall time.
     """
@@ -88,7 +88,7 @@ def fit(
     return TrainingResult(
         losses=[entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         num_rows=len(rows),
-        num_tokens=round(sum(len(row) for row in rows) * settings.num_train_epochs),
+        num_tokens=round(sum(len(row) for row in rows) * (trainer.state.epoch or settings.num_train_epochs)),
         trainable_parameters=sum(parameter.numel() for parameter in trainable),
         seconds=time.monotonic() - started,
     )

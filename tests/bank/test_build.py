@@ -199,3 +199,22 @@ def test_equal_rows_are_in_one_part_only(build: Any, recipe: dict[str, Any], tmp
     recipe["rows"] = 100
     build()
     assert record(tmp_path, "yes")["train_rows"] == 12 - 4
+
+
+def test_training_stops_when_held_out_rows_lose_and_the_best_epoch_is_kept(
+    recipe: dict[str, Any], build: Any, tmp_path: Path
+) -> None:
+    recipe["patience"] = 1
+    recipe["adapters"] = recipe["adapters"][:1]
+    recipe["training"] |= {"num_train_epochs": 30, "lr_scheduler_type": "constant", "learning_rate": 0.3}
+
+    build()
+
+    record = json.loads((tmp_path / "bank" / "yes" / "training.json").read_text())
+    by_epoch = record["held_out_nll_by_epoch"]
+    assert len(by_epoch) < 30
+    assert record["epoch"] == len(by_epoch) - 1
+    assert by_epoch[-1] >= by_epoch[-2] == min(by_epoch)
+    assert record["held_out_nll"] == pytest.approx(min(by_epoch), rel=0.05, abs=0.01)  # rounded to bfloat16
+    assert record["train_tokens"] % len(by_epoch) == 0
+    assert f"{record['epoch']} epoch(s)" in (tmp_path / "bank" / "yes" / "README.md").read_text()

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from kshot.atomic import new_folder, remove_drafts, write_json, write_text
 from kshot.bank.adapter import WEIGHTS
 from kshot.bank.bank import Bank
+from kshot.bank.best_epoch import BestEpoch
 from kshot.bank.card import adapter_card, bank_card, source_of
 from kshot.bank.intake import read_draft
 from kshot.bank.recipe import AdapterRecipe, BankRecipe, data_digest
@@ -114,7 +115,11 @@ def _train_into(
     before = mean_nll(lm, split.held_out)
     lm.model = _fresh_lora(base, recipe, adapter)
     try:
-        result = fit(lm, split.train, recipe.training, seed=recipe.seed)
+        best = _best_epoch(lm, recipe, split)
+        callbacks = [best] if best else []
+        result = fit(lm, split.train, recipe.training, seed=recipe.seed, callbacks=callbacks)
+        if best:
+            best.restore()
         _round_to_bfloat16(lm.model)
         after = mean_nll(lm, split.held_out)
         lm.model.peft_config["default"].base_model_name_or_path = recipe.base_model
@@ -124,7 +129,13 @@ def _train_into(
         lm.model = lm.model.unload()
     weights = {key: value.to(torch.bfloat16) for key, value in load_file(draft / WEIGHTS).items()}
     save_file(weights, draft / WEIGHTS, metadata={"format": "pt"})
-    return _record(before, after, split, result)
+    return _record(before, after, split, result, best)
+
+
+def _best_epoch(lm: LanguageModel, recipe: BankRecipe, split: Split) -> BestEpoch | None:
+    if recipe.patience is None:
+        return None
+    return BestEpoch(lm.model, lambda: mean_nll(lm, split.held_out), recipe.patience)
 
 
 def _fresh_lora(base: torch.nn.Module, recipe: BankRecipe, adapter: AdapterRecipe) -> PeftModel:
@@ -158,8 +169,15 @@ def mean_nll(lm: LanguageModel, rows: Sequence[TokenisedExample]) -> float:
     return float(np.mean([values.mean() for values in lm.token_nll(rows)]))
 
 
-def _record(before: float, after: float, split: Split, result: TrainingResult) -> dict[str, Any]:
+def _record(
+    before: float, after: float, split: Split, result: TrainingResult, best: BestEpoch | None
+) -> dict[str, Any]:
     third = max(1, len(result.losses) // 3)
+    epochs = (
+        {"epoch": best.epoch, "held_out_nll_by_epoch": [round(nll, 4) for nll in best.history]}
+        if best
+        else {}
+    )
     return {
         "base_nll": round(before, 4),
         "held_out_nll": round(after, 4),
@@ -170,6 +188,7 @@ def _record(before: float, after: float, split: Split, result: TrainingResult) -
         "loss_first_third": round(float(np.mean(result.losses[:third])), 4),
         "loss_last_third": round(float(np.mean(result.losses[-third:])), 4),
         "seconds": round(result.seconds, 1),
+        **epochs,
     }
 
 

@@ -35,7 +35,7 @@ def adapter_card(recipe: BankRecipe, adapter: AdapterRecipe, record: Record) -> 
         targets=", ".join(recipe.target_modules),
         data=source_of(adapter),
         form=adapter.form,
-        epochs=recipe.training.num_train_epochs,
+        epochs=record.get("epoch", recipe.training.num_train_epochs),
         rate=recipe.training.learning_rate,
         seed=recipe.seed,
         **record,

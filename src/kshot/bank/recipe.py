@@ -31,6 +31,9 @@ class AdapterRecipe(Section):
         default=None, description="its first group is the rationale inside an output"
     )
     rows: int | None = Field(default=None, ge=1, description="training rows; the recipe's where absent")
+    max_tokens: int | None = Field(
+        default=None, ge=16, description="longer rows are left out; the recipe's where absent"
+    )
     r: int | None = Field(default=None, ge=1, description="the recipe's where absent")
     origin: str = ""
     licence: str = "unknown"
@@ -73,6 +76,12 @@ class BankRecipe(Section):
         default=2.0, gt=0, description="lora_alpha = this x r, the usual choice of PEFT recipes"
     )
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="epochs in a row without a lower held-out NLL, after which training stops; the best "
+        "epoch is kept; where absent all epochs are trained and the last is kept",
+    )
     training: TrainingConfig = TrainingConfig()
     adapters: tuple[AdapterRecipe, ...] = Field(min_length=1)
 

@@ -39,7 +39,7 @@ def split_rows(lm: LanguageModel, recipe: BankRecipe, adapter: AdapterRecipe, fo
         ExampleError: There are not enough rows of that length.
         ConfigError, SourceError: As `read_rows`.
     """
-    rows = adapter.rows or recipe.rows
+    rows, max_tokens = adapter.rows or recipe.rows, adapter.max_tokens or recipe.max_tokens
     examples = read_rows(adapter, size=rows + recipe.held_out, seed=recipe.seed, folder=folder)
     random.Random(recipe.seed).shuffle(examples)
     seen: set[tuple[str, str]] = set()
@@ -47,14 +47,14 @@ def split_rows(lm: LanguageModel, recipe: BankRecipe, adapter: AdapterRecipe, fo
     for example in examples:
         key = (example.request, target_of(example, adapter.form))
         tokenised = lm.template.encode_example(example, adapter.form, rationale=True)
-        if key not in seen and len(tokenised) <= recipe.max_tokens:
+        if key not in seen and len(tokenised) <= max_tokens:
             kept.append((example, tokenised))
         seen.add(key)
         if len(kept) == rows + recipe.held_out:
             break
     if len(kept) <= recipe.held_out:
         raise ExampleError(
-            f"{adapter.name}: expected more than {recipe.held_out} rows of at most {recipe.max_tokens} "
+            f"{adapter.name}: expected more than {recipe.held_out} rows of at most {max_tokens} "
             f"tokens, got {len(kept)}: lower held_out or raise max_tokens"
         )
     held_out, train = kept[: recipe.held_out], kept[recipe.held_out :]
