@@ -123,7 +123,7 @@ def _cell(
         picked, of_rows = [], _repeated(of_shots)
     else:
         picked = pool.pick(arm, shots, survey, form=form, budget=BUDGET, seed=seed)
-        of_rows = _first_tokens([encode(row, form) for row in picked])
+        of_rows = _first_tokens([encode(pool.pool[row], form) for row in picked])
         picked = picked[: len(of_rows)]
     selecting = time.perf_counter() - started
     torch.manual_seed(seed)
@@ -137,7 +137,7 @@ def _cell(
     return judged | {
         "rows": len(picked),
         "tokens": result.num_tokens,
-        "sources": _counts([row.source for row in picked]),
+        "sources": _counts([pool.pool.source_of(row) for row in picked]),
         "seconds_selecting": round(selecting, 1),
         "seconds_training": round(result.seconds, 1),
     }

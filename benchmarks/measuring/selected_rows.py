@@ -90,8 +90,8 @@ class OpenRows:
 
     def pick(
         self, way: str, shots: Sequence[Example], survey: PoolSurvey, *, form: Form, budget: int, seed: int
-    ) -> list[Example]:
-        """Return `budget` rows in the order they are picked."""
+    ) -> list[int]:
+        """Return `budget` rows of the pool in the order they are picked."""
         if way == "random rows":
             return self._random(survey, form, budget, seed)
         chosen = WAYS[way]
@@ -121,13 +121,14 @@ class OpenRows:
             keys_N=survey.keys[rows_M],
             rules=[fits],
         )
-        return [self.pool[int(rows_M[place])] for place in selection.indices]
+        return [int(row) for row in rows_M[selection.indices]]
 
-    def _random(self, survey: PoolSurvey, form: Form, budget: int, seed: int) -> list[Example]:
-        avoided, found = set(survey.avoided.tolist()), []
+    def _random(self, survey: PoolSurvey, form: Form, budget: int, seed: int) -> list[int]:
+        found: list[int] = []
+        avoided = set(survey.avoided.tolist())
         for row in np.random.default_rng(seed).permutation(len(self.pool)).tolist():
             if row not in avoided and MIN_TOKENS <= self._num_tokens(row, form) <= MAX_TOKENS:
-                found.append(self.pool[row])
+                found.append(row)
             if len(found) == budget:
                 break
         return found
