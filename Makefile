@@ -4,7 +4,7 @@ RUNS := .venv/.runs
 DEVELOPS := .venv/.develops
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench docs clean
 
 # A virtual environment with the versions in constraints.txt: what the demo needs, and what a developer needs besides.
 $(RUNS): pyproject.toml constraints.txt
@@ -22,8 +22,9 @@ demo: $(RUNS)
 	OMP_PROC_BIND=true $(BIN)/kshot run demo/task.yaml --out demo/run # bound threads: a tenth faster on two cores
 
 test: $(DEVELOPS)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not real and not slow'
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not real and not slow and not browser'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'slow and not browser'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
 	$(BIN)/pytest -m real
 
 check: $(DEVELOPS)
@@ -36,9 +37,14 @@ format: $(DEVELOPS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Every benchmark, each with its JSON under benchmarks/results/.
+# Every benchmark that needs no data of its own, each with its JSON under benchmarks/results/: about an hour and a half.
 bench: $(DEVELOPS)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for name in decoding demo_seeds mixture serving similarity training; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+# The documentation as a site that opens from a disk: site/index.html.
+docs: $(DEVELOPS)
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --strict --clean
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site

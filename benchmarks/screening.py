@@ -4,9 +4,10 @@
     python benchmarks/screening.py scale [ADAPTERS]                            # 100,000 by default
 
 `quality`: tasks (12 unless named) x 8 shots of seed 0 x 16 adapters. The truth is the exact change of the
-mean token NLL of a shot's target, adapter against base. A way to foretell it is judged by Spearman's correlation over the bank,
-and by how many of the true best 8 and best 4 are among its own; means over tasks, with the standard error
-over tasks. WORK may be that of a finished benchmarks/ranking.py, whose likelihoods are taken.
+mean token NLL of a shot's target, adapter against base. A way to foretell it is judged by Spearman's
+correlation over the bank, and by how many of the true best 8 and best 4 are among its own; means over tasks,
+with the standard error over tasks. WORK may be that of a finished benchmarks/ranking.py, whose likelihoods
+are taken.
 
 `scale`: adapters with random weights, rank 8 on q_proj and v_proj of SmolLM2-135M, made on the fly, ordered
 on 16 shots by slope and curvature, and by the slope alone; and some from a bank on disk, checksums and all.

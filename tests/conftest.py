@@ -35,6 +35,15 @@ TEXT = [
 LoraFolder = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def own_cache(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache folder of the session: no test writes to the user's, but those of `real` find a model there."""
+    if request.node.get_closest_marker("real") is None:
+        monkeypatch.setenv("KSHOT_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with config, safetensors and tokenizer, as on the Hub. Do not write to it."""

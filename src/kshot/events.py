@@ -1,7 +1,7 @@
 """`events.jsonl`: what a run is doing, for programs that watch it; one JSON object a line.
 
 Each has `time` (UTC, ISO 8601, milliseconds), `event` and `stage`: `experts`, `data`, `single`, `expert`,
-`eval/<arm>`, or `run` for the whole.
+`choice`, `eval/<arm>`, or `run` for the whole.
 
     event      further fields
     started    of the run: until

@@ -130,6 +130,17 @@ class PromptTemplate:
         """Return the ids that the answer to a chat starts from; of one prompt, those of `encode_prompt`.
 
         Args:
+            messages: As for `messages_text`.
+
+        Raises:
+            ConfigError: The template refuses such a chat.
+        """
+        return self._ids(self.messages_text(messages))
+
+    def messages_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Return the text of a chat up to the point where the model answers.
+
+        Args:
             messages: Each with `role` and `content`; the system prompt is put before them if they have none.
 
         Raises:
@@ -138,7 +149,7 @@ class PromptTemplate:
         has_own = any(message["role"] == "system" for message in messages)
         turns = [*([] if has_own else self._system), *map(dict, messages)]
         try:
-            return self._ids(self._rendered(turns, add_generation_prompt=True))
+            return self._rendered(turns, add_generation_prompt=True)
         except TemplateError as error:
             raise ConfigError(
                 f"expected messages that the model's chat template takes, got: {error}; change their roles"
@@ -158,7 +169,11 @@ class PromptTemplate:
         Raises:
             ConfigError: The target alone does not fit `max_length`.
         """
-        before, after = self.prompt_text(prompt), target + self.end_of_turn
+        return self.encode_after(self.prompt_text(prompt), target, max_length=max_length)
+
+    def encode_after(self, before: str, target: str, *, max_length: int | None = None) -> TokenisedExample:
+        """Do as `encode` after a prompt that is written out: up to the point where the model answers."""
+        after = target + self.end_of_turn
         prompt_ids, ids = self._ids(before), self._ids(before + after)
         if ids[: len(prompt_ids)] != prompt_ids:
             ids = prompt_ids + self._ids(after)

@@ -16,9 +16,10 @@ from kshot.atomic import new_folder, remove_drafts, write_json, write_text
 from kshot.errors import RunFolderError, reason_of
 from kshot.events import WHOLE_RUN, EventLog
 from kshot.nearest import nearest_path
+from kshot.peak_memory import peak_memory
 
-Stage = Literal["screening", "experts", "data", "single", "expert", "eval"]
-STAGES: tuple[Stage, ...] = ("screening", "experts", "data", "single", "expert", "eval")
+Stage = Literal["screening", "experts", "data", "single", "expert", "choice", "eval"]
+STAGES: tuple[Stage, ...] = ("screening", "experts", "data", "single", "expert", "choice", "eval")
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -37,10 +38,24 @@ SELECTION = "selection.json"
 SELECTED = "selected.jsonl"  # data/
 DROPPED = "dropped.jsonl"
 DATA_SUMMARY = "summary.json"
-ADAPTER = "adapter"  # single/ and expert/
+DATA_MAP = "map.json"  # where shots, kept rows and a sample of the pool lie
+ADAPTER = "adapter"  # single/, expert/, and choice/ where what was chosen is not trained
 TRAINING = "training.json"
+CHOICE = "choice.json"  # choice/
+HELD_OUT = "held_out.json"
 PREDICTIONS = "predictions.json"  # eval/<arm>/
+TOKEN_EXPERTS = "token_experts.json"  # eval/tuned_mixture/
 RESULTS = "results.json"  # eval/
+
+
+# Where the adapter of an arm lies, if it is what the run hands over; the base model has none.
+_HOLDS: dict[str, Stage | None] = {
+    "base": None,
+    "best_single": "choice",
+    "best_single_tuned": "single",
+    "uniform_mixture": "choice",
+    "tuned_mixture": "expert",
+}
 
 
 def digest(value: Any) -> str:
@@ -117,7 +132,8 @@ class RunFolder:
         """Yield a stage's draft folder; it takes its place, marked, when the block ends without an error."""
         with self.watched(stage) as started, new_folder(self.path(stage)) as draft:
             yield draft
-            write_json(draft / MARK, {"reads": reads, "seconds": round(time.monotonic() - started, 1)})
+            seconds = round(time.monotonic() - started, 1)
+            write_json(draft / MARK, {"reads": reads, "seconds": seconds, **peak_memory()})
 
     @contextmanager
     def watched(self, stage: str, **fields: Any) -> Iterator[float]:
@@ -166,3 +182,49 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a file at the top of the run."""
         write_text(self.path(name), text)
+
+
+def chosen_adapter(run: RunFolder) -> Path | None:
+    """Return the folder of the adapter that a run hands over; None where it is the base model alone.
+
+    A run that has made no choice yet hands over its tuned mixture.
+
+    Raises:
+        RunFolderError: Nothing is trained, or the choice is damaged or was made among other arms.
+    """
+    expert = run.path("expert", ADAPTER)
+    if not expert.is_dir():
+        raise RunFolderError(f"expected a trained expert in {expert}, found none: finish it with 'kshot run'")
+    path = run.path("choice", CHOICE)
+    if not path.is_file():
+        return expert
+    choice = run.read_json("choice", CHOICE)
+    try:
+        holds, made_of = _HOLDS[choice["chosen"]], choice["expert"]
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"{path}: expected what 'kshot run' writes, got something else; run 'kshot run' again"
+        ) from error
+    if made_of != run.wrote("expert"):
+        raise RunFolderError(
+            f"expected {path} to choose among arms that are there, got a choice from before the last "
+            "training: finish it with 'kshot run'"
+        )
+    return None if holds is None else run.path(holds, ADAPTER)
+
+
+def adapter_to_use(run: RunFolder) -> Path:
+    """Return `chosen_adapter` where there must be one.
+
+    Raises:
+        RunFolderError: As `chosen_adapter`, or the run has chosen the base model.
+    """
+    adapter = chosen_adapter(run)
+    if adapter is None:
+        reason = run.read_json("choice", CHOICE)["reason"]
+        raise RunFolderError(
+            f"expected a run that hands over an adapter, got {run.root}, which chose the base model "
+            f"({reason}): use the base as it is, or hand over the tuned mixture all the same by "
+            "evaluation.folds: 0 and 'kshot run' again, which trains nothing"
+        )
+    return adapter

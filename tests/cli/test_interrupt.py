@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ..tiny_task import write_tiny_task
+from ..tiny_task import change_task, write_tiny_task
 
 PRODUCTS = [
     "experts/scores.json",
@@ -20,6 +20,7 @@ PRODUCTS = [
     "data/selected.jsonl",
     "single/adapter/adapter_model.safetensors",
     "expert/adapter/adapter_model.safetensors",
+    "choice/held_out.json",
     "eval/results.json",
 ]
 
@@ -73,12 +74,13 @@ def _wait_for(process: Process, out: Path, stage: str) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_is_stopped_in_every_stage_ends_with_the_same_bytes(task: Path, tmp_path: Path) -> None:
+    change_task(task, evaluation__folds=2)
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "run"
     with _run(task, undisturbed) as process:
         _, error = process.communicate(timeout=300)
         assert process.returncode == 0, error
 
-    for stage in ("experts", "data", "single", "expert", "eval/base"):
+    for stage in ("experts", "data", "single", "expert", "choice", "eval/base"):
         with _run(task, out) as process:
             _wait_for(process, out, stage)
             process.send_signal(signal.SIGINT)

@@ -92,6 +92,23 @@ def test_a_wrong_column_is_refused(tmp_path: Path, column: str) -> None:
         _pool("build", str(tmp_path / "pool"), "a.jsonl", "--column", column)
 
 
+@pytest.mark.parametrize("command", ["build", "add"])
+def test_an_address_without_ray_is_refused(tmp_path: Path, write_rows, encoder: str, command: str) -> None:
+    pool, path = str(tmp_path / "pool"), str(write_rows("a.jsonl", WORDS))
+    if command == "add":
+        _pool("build", pool, path, "--encoder", encoder)
+    with pytest.raises(ConfigError, match="expected no address with the engine local, got 'auto'"):
+        _pool(command, pool, path, "--address", "auto")
+
+
+def test_a_url_is_listed_as_it_is(tmp_path: Path, write_rows, encoder: str) -> None:
+    write_rows("a.jsonl", WORDS)
+    url = f"file://{tmp_path}/*.jsonl"
+    assert _pool("build", str(tmp_path / "pool"), url, "--encoder", encoder)["rows"] == 6
+    listed = json.loads((tmp_path / "pool" / "pool.json").read_text())["sources"]
+    assert [source["path"] for source in listed] == [url]
+
+
 @pytest.mark.parametrize("command", ["build", "add", "info", "search"])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     result = CliRunner().invoke(app, ["pool", command, "--help"])

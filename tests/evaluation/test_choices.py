@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from kshot.errors import ExampleError
-from kshot.evaluation.choices import ChoicePrediction, labelled_answers, predict_choice, read_choice
+from kshot.evaluation.choices import (
+    ChoicePrediction,
+    choice_margin,
+    labelled_answers,
+    predict_choice,
+    read_choice,
+)
 
 
 def test_predict_choice_by_each_measure() -> None:
@@ -90,3 +96,9 @@ def test_read_choice_takes_the_text_of_a_choice_before_its_letter() -> None:
 )
 def test_labelled_answers(output: str, label: int, answers: tuple[str, ...] | None) -> None:
     assert labelled_answers(output, ("dry palms", "wet palms", "oil"), label) == answers
+
+
+def test_the_margin_is_above_zero_exactly_where_the_right_choice_is_taken() -> None:
+    choices, nll = ["ab", "abcd", "a"], [4.0, 5.0, 3.0]
+    assert [choice_margin(nll, choices, label) for label in range(3)] == [-0.75, 0.75, -1.75]
+    assert predict_choice(nll, choices, [1, 1, 1]).by_characters == 1

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from kshot.cli import app
 from kshot.config import read_task
-from kshot.errors import ConfigError, ExampleError
+from kshot.engine import Engine, LocalEngine, RayEngine
+from kshot.errors import ConfigError, ExampleError, SourceError
 from kshot.examples import read_examples
 from kshot.pipeline.data_stage import data_reads, run_data
 from kshot.pipeline.inputs import Inputs
@@ -39,6 +40,17 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoder") / "words"
     SentenceTransformer(modules=[StaticEmbedding(tokenizer, weights)], device="cpu").save(str(folder))
     return folder
+
+
+class Counting(LocalEngine):
+    """Notes what its shards are called."""
+
+    def __init__(self) -> None:
+        self.shards: list[str] = []
+
+    def run(self, make_worker, shards):
+        self.shards += [str(shard) for shard in shards]
+        return super().run(make_worker, shards)
 
 
 def _row(text: str, **fields: Any) -> dict[str, Any]:
@@ -218,6 +230,52 @@ def test_every_strategy_fills_the_budget_over_a_shortlist_too(task_folder: Path,
     short, _, _ = _select(task_folder)
     assert [row["id"] for row in short] == [row["id"] for row in whole]
     assert "copy-of-a-test-row" not in {row["id"] for row in short}
+
+
+def _written(folder: Path, engine: Engine | None) -> dict[str, bytes]:
+    """Select with an empty cache; return the files that the stage writes."""
+    for path in (folder.parent / "home").rglob("*.npy"):
+        path.unlink()
+    run_data(Inputs(read_task(folder / "task.yaml"), Silent(), engine), folder / "data")
+    return {path.name: path.read_bytes() for path in (folder / "data").iterdir()}
+
+
+@pytest.mark.parametrize("encoder", ["sentences", "base-model"])
+@pytest.mark.parametrize("strategy", ["max", "centroid", "round_robin", "mmr"])
+def test_an_engine_changes_nothing_that_is_written(task_folder: Path, strategy: str, encoder: str) -> None:
+    _change(task_folder, strategy=strategy, **({} if encoder == "sentences" else {"encoder": encoder}))
+    engine = Counting()
+    assert _written(task_folder, engine) == _written(task_folder, None)
+    assert engine.shards == ["the vectors of pairs, shard 1", "the vectors of singles, shard 1"]
+
+
+def test_an_engine_embeds_both_stages_of_a_shortlist(task_folder: Path) -> None:
+    encoder = yaml.safe_load((task_folder / "task.yaml").read_text())["data"]["encoder"]
+    _change(task_folder, shortlist_encoder=encoder, encoder="base-model", budget=10, shortlist_factor=3)
+    engine = Counting()
+    assert _written(task_folder, engine) == _written(task_folder, None)
+    assert engine.shards[-1] == "the vectors of the shortlist from row 1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["sentences", "base-model"])
+def test_workers_of_ray_change_nothing_that_is_written(task_folder: Path, encoder: str) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'kshot[ray]'")
+    _change(task_folder, **({} if encoder == "sentences" else {"encoder": encoder}))
+    with RayEngine(num_workers=2) as engine:
+        assert _written(task_folder, engine) == _written(task_folder, None)
+
+
+def test_a_pool_that_a_url_names(task_folder: Path) -> None:
+    here = _written(task_folder, None)
+    task = yaml.safe_load((task_folder / "task.yaml").read_text())
+    task["pool"] = [f"file://{task_folder}/{name}.jsonl" for name in ("pairs", "singles")]
+    (task_folder / "task.yaml").write_text(yaml.safe_dump(task))
+    assert _written(task_folder, None) == here
+    task["pool"] = ["memory://nothing/here.jsonl"]
+    (task_folder / "task.yaml").write_text(yaml.safe_dump(task))
+    with pytest.raises(SourceError, match=r"cannot read memory://nothing/here\.jsonl: no such file"):
+        Inputs(read_task(task_folder / "task.yaml"), Silent())
 
 
 def test_augment_prints_a_table_and_writes_rows(task_folder: Path, tmp_path: Path) -> None:

@@ -14,13 +14,15 @@ from kshot.corpus import text_of
 from kshot.errors import ConfigError
 from kshot.experts.shared_prompts import shares_prompts
 from kshot.pipeline import run
+from kshot.pipeline.arms import ARMS
+from kshot.pipeline.choice_stage import choice_reads, run_choice
 from kshot.pipeline.data_stage import data_reads, run_data
-from kshot.pipeline.evaluation_stage import ARMS, arm_reads, run_arm
+from kshot.pipeline.evaluation_stage import arm_reads, run_arm
 from kshot.pipeline.experts_stage import experts_reads, run_experts
 from kshot.pipeline.forecast import forecast_run
 from kshot.pipeline.forecast.amounts import Amount, training_range
 from kshot.pipeline.forecast.counter import WorkCounter
-from kshot.pipeline.forecast.forecast import UNSEEN_HIGH, UNSEEN_LOW, seconds_of
+from kshot.pipeline.forecast.forecast import UNSEEN_HIGH, UNSEEN_LOW, StageForecast, seconds_of
 from kshot.pipeline.forecast.plan import plan_run
 from kshot.pipeline.forecast.probe import Probe
 from kshot.pipeline.forecast.rates import Rate
@@ -74,7 +76,7 @@ def test_counts_equal_what_the_stages_process(task: Path, tmp_path: Path, scorer
         choices = {"choices": ["one two", "three", "four five six"], "label": 0}
         for name, rows in {"shots": tiny_rows(4), "test": tiny_rows(6, start=10)}.items():
             write_rows(task.parent / f"{name}.jsonl", [row | choices for row in rows])
-    change_task(task, scorer=scorer)
+    change_task(task, scorer=scorer, evaluation__folds=2, evaluation__fold_epochs=1.0)
     generates = scorer == "exact_match"
     inputs = Inputs(read_task(task), Silent())
     folder, tokens = RunFolder(tmp_path / "run"), _Tokens(inputs)
@@ -104,12 +106,23 @@ def test_counts_equal_what_the_stages_process(task: Path, tmp_path: Path, scorer
             run_training(inputs, folder, stage, draft)
         assert amount == Amount(kind, used["read"], used["read"])
 
+    planned = after.amounts("choice")
+    with tokens.fresh() as used, folder.stage("choice", choice_reads(inputs, folder)) as draft:
+        run_choice(inputs, folder, draft)
+    assert _total(planned, "train_mixture", "read_single", "read_mixture") == (used["read"],) * 2
+
     for arm in ARMS:
         planned = after.amounts(f"eval/{arm}")
         with tokens.fresh() as used, folder.stage(f"eval/{arm}", arm_reads(inputs, folder, arm)) as draft:
             run_arm(inputs, folder, arm, draft)
-        begun = used["rows read"] if generates else 0  # the last token of a prompt begins its answer
-        assert _total(planned, "read_single", "read_mixture") == (used["read"] - begun,) * 2
+        begun = len(inputs.test) if generates else 0  # the last token of a prompt begins its answer
+        low, high = _total(planned, "read_single", "read_mixture")
+        if arm == "tuned_mixture":  # whose answers are read again, if there are any, maybe in other tokens
+            again = planned.pop().low if generates else 0
+            others = 2 * len(inputs.test) if generates else 0
+            assert low - again <= used["read"] - begun <= high + others
+        else:
+            assert low == high == used["read"] - begun
         assert used["decoded"] + begun <= _total(planned, "answer_single", "answer_mixture")[1]
 
 
@@ -129,7 +142,7 @@ def _bytes(folder: Path) -> dict[str, tuple[bytes, float]]:
 def test_a_forecast_of_a_whole_run(task: Path, tmp_path: Path) -> None:
     forecast = forecast_run(task, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert [stage.stage for stage in forecast.stages][:4] == ["experts", "data", "single", "expert"]
+    assert [stage.stage for stage in forecast.stages][:5] == ["experts", "data", "single", "expert", "choice"]
     assert not any(stage.reused for stage in forecast.stages)
     assert all(stage.seconds and 0 <= stage.seconds[0] <= stage.seconds[1] for stage in forecast.stages)
     assert forecast.seconds[1] > 0
@@ -144,7 +157,7 @@ def test_what_is_finished_is_reused_and_left_alone(task: Path, tmp_path: Path) -
     def ahead() -> list[str]:
         return [stage.name for stage in plan_run(Inputs(read_task(task), Silent()), out) if not stage.reused]
 
-    assert ahead() == ["experts", "data", "single", "expert", *(f"eval/{arm}" for arm in ARMS)]
+    assert ahead() == ["experts", "data", "single", "expert", "choice", *(f"eval/{arm}" for arm in ARMS)]
     run(task, out)
     before = _bytes(out)
     finished = forecast_run(task, out)
@@ -152,18 +165,40 @@ def test_what_is_finished_is_reused_and_left_alone(task: Path, tmp_path: Path) -
     assert (finished.seconds, finished.probe_seconds) == ((0.0, 0.0), 0.0)  # nothing was probed
 
     change_task(task, data__budget=9)
-    assert ahead() == ["data", "single", "expert", "eval/best_single_tuned", "eval/tuned_mixture"]
+    again = ["single", "expert", "choice", "eval/best_single_tuned", "eval/tuned_mixture"]
+    assert ahead() == ["data", *again]
     change_task(task, data__budget=10, training__learning_rate=0.02)
     changed = forecast_run(task, out)
-    again = [stage.stage for stage in changed.stages if not stage.reused]
-    assert again == ["single", "expert", "eval/best_single_tuned", "eval/tuned_mixture"]
+    assert [stage.stage for stage in changed.stages if not stage.reused] == again
     assert changed.stages[0].seconds == (0.0, 0.0)
     (trained,) = next(stage for stage in changed.stages if stage.stage == "expert").amounts
     assert trained.low == trained.high  # the selected rows are there
     assert _bytes(out) == before
 
 
+def test_folds_cost_trainings(task: Path, tmp_path: Path) -> None:
+    change_task(task, test=None)
+
+    def stages() -> dict[str, StageForecast]:
+        return {one.stage: one for one in forecast_run(task, tmp_path / "run").stages}
+
+    without = stages()["choice"]  # four shots are too few
+    assert (without.amounts, without.seconds, without.memory_bytes) == ((), (0.0, 0.0), 0)
+    change_task(task, evaluation__folds=4, evaluation__fold_epochs=1.0, evaluation__fold_single=True)
+    found = stages()
+    (once,) = found["expert"].amounts
+    by_kind = {amount.kind: amount for amount in found["choice"].amounts}
+    for kind in ("train_mixture", "train_single"):
+        assert 3 * once.low < by_kind[kind].low < 4 * once.low
+    assert found["choice"].seconds
+    assert found["choice"].seconds[1] > 0 < found["choice"].memory_bytes
+
+
 def test_a_forecast_refuses_what_a_run_refuses(task: Path, tmp_path: Path) -> None:
+    change_task(task, evaluation__folds=5)
+    with pytest.raises(ConfigError, match=r"evaluation\.folds must be at most 4"):
+        forecast_run(task, tmp_path / "run")
+    change_task(task, evaluation__folds=0)
     change_task(task, data__budget=1000)
     with pytest.raises(ConfigError, match=r"data\.budget must be in \[0, "):
         forecast_run(task, tmp_path / "run")

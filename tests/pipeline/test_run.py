@@ -26,7 +26,7 @@ from kshot.bank import Bank
 from kshot.cli import main
 from kshot.errors import AdapterError, ConfigError, RunFolderError
 from kshot.pipeline import export_expert, run
-from kshot.pipeline.evaluation_stage import ARMS
+from kshot.pipeline.arms import ARMS
 
 Kshot = Callable[[Path, Path], tuple[int, str]]
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -152,6 +152,7 @@ def _products(out: Path) -> dict[str, bytes]:
         "data/selected.jsonl",
         "expert/adapter/adapter_model.safetensors",
         "single/adapter/adapter_model.safetensors",
+        "choice/held_out.json",
         "eval/results.json",
     ]
     return {name: (out / name).read_bytes() for name in names}
@@ -162,11 +163,12 @@ def _events(out: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-STAGES = ["experts", "data", "single", "expert", "eval/base", "eval/tuned_mixture"]
+STAGES = ["experts", "data", "single", "expert", "choice", "eval/base", "eval/tuned_mixture"]
 
 
 @pytest.mark.slow
 def test_one_way_through_then_killed_in_each_stage(task_folder: Path, tmp_path: Path) -> None:
+    _change(task_folder, evaluation__folds=2)
     undisturbed = tmp_path / "undisturbed"
     code, error = _kshot(task_folder, undisturbed)
     assert code == 0, error
@@ -189,12 +191,12 @@ def test_what_is_finished_and_unchanged_is_not_run_again(task_folder: Path, tmp_
     before = len(_events(out))
     run(task_folder / "task.yaml", out)
     second = [event["event"] for event in _events(out)[before:]]
-    assert second == ["started", *["reused"] * (4 + len(ARMS)), "finished"]
+    assert second == ["started", *["reused"] * (5 + len(ARMS)), "finished"]
     _change(task_folder, training__learning_rate=0.02)
     before = len(_events(out))
     run(task_folder / "task.yaml", out)
     started = [e["stage"] for e in _events(out)[before:] if e["event"] == "started" and e["stage"] != "run"]
-    assert started == ["single", "expert", "eval/best_single_tuned", "eval/tuned_mixture"]
+    assert started == ["single", "expert", "choice", "eval/best_single_tuned", "eval/tuned_mixture"]
 
 
 def _widen(adapter: Path) -> None:

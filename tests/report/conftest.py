@@ -17,7 +17,9 @@ from kshot.evaluation.statistics import mean_and_stderr
 from kshot.experts import ExpertScore, Similarity, select_experts
 from kshot.pipeline.evaluation_stage import ARMS, write_results
 from kshot.run_folder import (
+    CHOICE,
     CONFIG,
+    DATA_MAP,
     DATA_SUMMARY,
     ENVIRONMENT,
     PREDICTIONS,
@@ -25,6 +27,7 @@ from kshot.run_folder import (
     SELECTED,
     SELECTION,
     SIMILARITY,
+    TOKEN_EXPERTS,
     TRAINING,
     RunFolder,
 )
@@ -35,6 +38,7 @@ NAMES = ["arithmetic", "chain-sum", "commonsense", "dialogue", "dates", "spellin
 HITS = {"base": 8, "best_single": 12, "best_single_tuned": 18, "uniform_mixture": 10, "tuned_mixture": 32}
 N = 40
 EXPERTS = ExpertsConfig()
+ALL_PARTS = ("experts", "data", "training", "choice", "eval")
 
 MakeRun = Callable[..., RunFolder]
 
@@ -44,7 +48,7 @@ def make_run(tmp_path: Path) -> MakeRun:
     """Write a run: all of it, or the named parts."""
 
     def make(
-        parts: Sequence[str] = ("experts", "data", "training", "eval"),
+        parts: Sequence[str] = ALL_PARTS,
         *,
         hits: dict[str, int] = HITS,
         n: int = N,
@@ -55,8 +59,11 @@ def make_run(tmp_path: Path) -> MakeRun:
         num_rationales: int = 6,
         other: dict[str, float] | None = None,
         experts: ExpertsConfig = EXPERTS,
+        name: str = "run",
+        pool_sample: int = 30,
+        seed: int = 3,
     ) -> RunFolder:
-        run = RunFolder(tmp_path / "run")
+        run = RunFolder(tmp_path / name)
         task = TaskConfig(
             name="shopping",
             base_model="tiny",
@@ -66,7 +73,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             pool=("pool.jsonl",),
             experts=experts,
             data=DataConfig(budget=budget),
-            seed=3,
+            seed=seed,
         )
         config = yaml.safe_dump(task.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         run.write_text(CONFIG, config)
@@ -77,6 +84,8 @@ def make_run(tmp_path: Path) -> MakeRun:
             write_experts(run, num_rationales, experts)
         if "data" in parts:
             write_data(run, text, budget)
+            if budget and pool_sample:
+                write_map(run, text, budget, pool_sample)
         if "training" in parts:
             for stage in ("single", "expert"):
                 with run.stage(stage, "hash") as folder:
@@ -84,6 +93,9 @@ def make_run(tmp_path: Path) -> MakeRun:
                     write_json(folder / TRAINING, asdict(result))
         if "eval" in parts:
             write_evaluation(run, hits, n, text, other or {})
+            write_token_experts(run, n)
+        if "choice" in parts:
+            write_choice(run)
         return run
 
     return make
@@ -163,3 +175,46 @@ def write_evaluation(
     for arm in ARMS:
         write_arm(run, arm, hits[arm], n, text, other)
     write_results(run)
+
+
+def write_map(run: RunFolder, text: str, budget: int, pool_sample: int) -> None:
+    draw = np.random.default_rng(0)
+
+    def points(count: int, spread: float, start: float) -> list[list[Any]]:
+        places = (draw.normal(size=(count, 2)) * spread).round(4).tolist()
+        return [[x, y, 0, round(start - i / (2 * count), 4), text[:100]] for i, (x, y) in enumerate(places)]
+
+    found = {
+        "columns": ["x", "y", "source", "relevance", "text"],
+        "sources": ["open-maths"],
+        "explained": 0.25,
+        "num_comparable": 3456,
+        "shots": [[x, y, None, None, f"shot-2: {text[:90]}"] for x, y, *_ in points(4, 0.1, 1)],
+        "kept": points(budget, 0.1, 0.9),
+        "pool": points(pool_sample, 0.4, 0.8),
+    }
+    write_json(run.path("data", DATA_MAP), found)
+
+
+def write_choice(run: RunFolder) -> None:
+    arms = [
+        {"arm": arm, "title": title, "loss": 1.0 + i / 8, "stderr": 0.125, "accuracy": 0.5}
+        | {"difference_to_best": i / 8, "difference_stderr": 0.0625}
+        for i, (arm, title) in enumerate((("tuned_mixture", "tuned mixture"), ("base", "base model")))
+    ]
+    found = {"chosen": "tuned_mixture", "title": "tuned mixture", "reason": "least loss on the shots"}
+    with run.stage("choice", "hash") as folder:
+        write_json(folder / CHOICE, found | {"folds": 4, "unit": "nats a token", "arms": arms})
+
+
+def write_token_experts(run: RunFolder, n: int) -> None:
+    answers = [
+        {"id": f"test-{i}", "tokens": ["The", " answer", " 5"], "gates": [[0.75, 0.25], [0.5, 0.5], [0, 1]]}
+        for i in range(min(n, 50))
+    ]
+    layers = [
+        {"layer": f"model.layers.{i}", "gates": [round(0.25 + i / 8, 3), round(0.75 - i / 8, 3)]}
+        for i in range(3)
+    ]
+    found = {"choices": NAMES[:2], "layers": layers, "answers": answers}
+    write_json(run.path("eval", "tuned_mixture", TOKEN_EXPERTS), found)

@@ -10,9 +10,22 @@ import pytest
 from kshot.config import ExpertsConfig
 from kshot.errors import RunFolderError
 from kshot.report import write_report
+from kshot.report.listing import FIRST_PAGE
 from kshot.report.read import read_contents
-from kshot.report.render import ROWS_SHOWN, render_page
-from kshot.run_folder import CONFIG, REPORT, SCORES, SELECTED, SELECTION, RunFolder
+from kshot.report.render import render_page
+from kshot.run_folder import (
+    CHOICE,
+    CONFIG,
+    DATA_MAP,
+    REPORT,
+    SCORES,
+    SELECTED,
+    SELECTION,
+    TOKEN_EXPERTS,
+    RunFolder,
+)
+
+from .conftest import ALL_PARTS
 
 MakeRun = Callable[..., RunFolder]
 MAX_BYTES = 6_000_000
@@ -51,7 +64,7 @@ class Page(HTMLParser):
 
 def _page(run: RunFolder) -> Page:
     """The page without pictures, which is fast."""
-    return Page(render_page(read_contents(run), plotly_installed=False))
+    return Page(render_page(read_contents(run), pictures=False))
 
 
 def test_golden_numbers_land_in_the_page(make_run: MakeRun) -> None:
@@ -68,13 +81,18 @@ def test_golden_numbers_land_in_the_page(make_run: MakeRun) -> None:
     assert "mixture 11 4 2.500 0.500 4,321 98,765 1 min 1 s" in text
     assert "3 rows of 3,456 were kept. 8 rows were not allowed (5 without a rationale), 1 row dropped" in text
     assert "1 exact copy skipped" in text
-    assert "0.912 shot-2 open-maths What is 2 + 3? row 0 → answer 0" in text
+    assert "0.912 What is 2 + 3? row 0 open-maths nearest shot shot-2 response answer 0" in text
     assert "pool-7 asks the same as shot shot-1" in text
     assert "pool-5 near-copy of pool-0, cosine 0.988" in text
+    assert "1 row: asks what a shot asks" in text
+    assert "Tuned mixture: least loss on the shots." in text
+    assert "base model 1.125 ± 0.1250 50.0 % 0.1250 ± 0.06250" in text
+    assert "Over all layers and tokens: arithmetic 37.5 %, chain-sum 62.5 %." in text
     assert "of computing: scoring the adapters 0 s, selecting rows 0 s, tuning the best" in text
     assert "packages.torch 2.13.0" in text
     assert "num_candidates: 8" in text
-    assert "tuned_mixture says What is 2 + 3?" in text
+    assert "tuned mixture: right tuned_mixture says What is 2 + 3?" in text
+    assert "At most" in text  # memory
 
 
 def test_invariant_text_of_users_stays_text(make_run: MakeRun) -> None:
@@ -97,7 +115,7 @@ def test_page_is_whole_and_fetches_nothing(make_run: MakeRun) -> None:
     assert addresses
     assert all(address.startswith("#") for address in addresses)
     assert not {"link", "img", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
-    assert page.count("script") == 3  # plotly.js once, and a call for each of the two pictures
+    assert page.count("script") == 3  # rows and pictures, plotly.js, the page's own
     policy = next(one["content"] for tag, one in page.tags if tag == "meta" and "http-equiv" in one)
     assert policy is not None
     assert policy.startswith("default-src 'none'")
@@ -112,12 +130,14 @@ def test_invariant_links_lead_somewhere(make_run: MakeRun) -> None:
 
 def test_big_run_stays_small(make_run: MakeRun) -> None:
     many = {"base": 1, "best_single": 2, "best_single_tuned": 3, "uniform_mixture": 4, "tuned_mixture": 5}
-    run = make_run(text="long " * 1000, n=2000, hits=many, budget=1000, losses=[1.0] * 2000)
+    run = make_run(
+        text="long " * 1000, n=2000, hits=many, budget=1000, losses=[1.0] * 2000, pool_sample=10_000
+    )
     assert write_report(run).stat().st_size < MAX_BYTES
     page = _page(run)
-    assert f"First {ROWS_SHOWN} of 2,000 rows" in page.text
-    assert f"First {ROWS_SHOWN} of 1,000 rows" in page.text
-    assert page.count("dl") == ROWS_SHOWN
+    assert f"First {FIRST_PAGE} of 2,000 test rows" in page.text
+    assert f"First {FIRST_PAGE} of 1,000 kept rows" in page.text
+    assert page.count("dl") == 2 * FIRST_PAGE + 1  # the numbers at the top are one
 
 
 def test_same_run_gives_same_bytes(make_run: MakeRun) -> None:
@@ -133,7 +153,7 @@ def test_same_run_gives_same_bytes(make_run: MakeRun) -> None:
         (("experts",), ["augment", "train", "eval"]),
         (("experts", "data"), ["train", "eval"]),
         (("experts", "data", "training"), ["eval"]),
-        (("experts", "data", "training", "eval"), []),
+        (ALL_PARTS, []),
     ],
 )
 def test_partial_run_names_the_command(
@@ -158,6 +178,40 @@ def test_interrupted_evaluation_counts_the_arms(make_run: MakeRun) -> None:
     run = make_run()
     run.path("eval", "results.json").unlink()
     assert "Not every arm is tested yet (so far: base, best_single, best_single_tuned," in _page(run).text
+
+
+def test_run_of_an_earlier_version_lacks_parts_and_opens(make_run: MakeRun) -> None:
+    run = make_run(("experts", "data", "training", "eval"), pool_sample=0)
+    path = run.path("experts", SELECTION)
+    selection = json.loads(path.read_text())
+    for key in ("method", "failures", "flagged", "without_flagged"):
+        del selection[key]
+    for adapter in selection["ranking"]:
+        del adapter["answer_first_ppl"], adapter["near_tie"]
+    path.write_text(json.dumps(selection))
+    run.path("eval", "tuned_mixture", TOKEN_EXPERTS).unlink()
+    run.path("expert", "stage.json").write_text('{"reads": "x", "seconds": 61.2}')
+    text = _page(run).text
+    assert "It worked" in text
+    assert "This run has no record of which expert served which token." in text
+    assert "1 arithmetic expert, best single 75.0 % 2.125 ∞" in text
+
+
+def test_choice_without_comparison_gives_its_reason(make_run: MakeRun) -> None:
+    run = make_run()
+    run.path("choice", CHOICE).write_text(
+        json.dumps({"chosen": "tuned_mixture", "title": "tuned mixture", "reason": "too few", "arms": []})
+    )
+    page = _page(run)
+    assert "Tuned mixture: too few." in page.text
+    assert not [one for _, one in page.tags if one.get("aria-label") == "Choice table"]
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_report(make_run: MakeRun) -> None:
+    run = make_run()
+    path = run.path("eval", "base", "predictions.json")
+    path.write_text(path.read_text().replace("base says", "base \\ud83d says"))
+    assert "base ? says" in Page(write_report(run).read_text(encoding="utf-8")).text
 
 
 @pytest.mark.parametrize("change", ["accuracy", "rows"])
@@ -262,6 +316,9 @@ def test_empty_folder_is_refused(make_run: MakeRun) -> None:
         (f"data/{SELECTED}", "{broken\n", r"selected\.jsonl: expected what 'kshot run' writes"),
         ("eval/results.json", '{"table": []}', r"results\.json: .*no arm tuned_mixture"),
         ("single/stage.json", "{}", r"stage\.json: expected the key 'seconds'"),
+        (f"data/{DATA_MAP}", '{"sources": [], "pool": [[1, 2, 9, 0, ""]]}', r"map\.json: expected"),
+        (f"eval/tuned_mixture/{TOKEN_EXPERTS}", "{}", r"token_experts\.json: expected the key 'layers'"),
+        (f"choice/{CHOICE}", '{"chosen": 1}', r"choice\.json: expected the key 'title'"),
         ("eval/base/predictions.json", "{", r"expected .*predictions\.json, cannot read it"),
     ],
 )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kshot.evaluation.statistics import mcnemar
-from kshot.report.contents import Answer, Arm, Evaluation, TestRow
+from kshot.report.parts.evaluation import Answer, Arm, Evaluation, TestRow
 from kshot.report.verdict import judge
 
 N = 200

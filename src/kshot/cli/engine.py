@@ -1,4 +1,4 @@
-"""Where the work is done: the options of every command that scores adapters."""
+"""Where the work is done: the options of every command that scores adapters or embeds open rows."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,10 @@ from kshot.progress import Progress
 
 EngineOption = Annotated[
     EngineName,
-    typer.Option("--engine", help="Where adapters are scored: in this process, or by the workers of Ray."),
+    typer.Option(
+        "--engine",
+        help="Where adapters are scored and open rows embedded: in this process, or by the workers of Ray.",
+    ),
 ]
 Address = Annotated[
     str | None,

@@ -6,6 +6,7 @@ from typing import Annotated, get_args
 
 import typer
 
+from kshot.cli.engine import Address, EngineChoice, EngineOption, Workers
 from kshot.cli.printing import AsJson, print_result
 from kshot.config import DataConfig, ExampleField, PoolSource
 from kshot.corpus import (
@@ -22,6 +23,8 @@ from kshot.corpus import (
 )
 from kshot.corpus.encoders import TextEncoder
 from kshot.corpus.pool_folder import is_pool_folder
+from kshot.corpus.remote_file import is_url
+from kshot.corpus.text_shards import spread_encoder
 from kshot.errors import ConfigError
 from kshot.rows import HUB_SCHEME
 from kshot.terminal import RichProgress, found_table, pool_table
@@ -31,7 +34,9 @@ POOL = typer.Typer(no_args_is_help=True, help="Build, extend, describe and searc
 Folder = Annotated[Path, typer.Argument(help="A pool.")]
 Sources = Annotated[
     list[str],
-    typer.Argument(help="Files, patterns, Arrow folders and hf://owner/name[/config][@rev][:split]."),
+    typer.Argument(
+        help="Files, patterns, Arrow folders, URLs (s3://...) and hf://owner/name[/config][@rev][:split]."
+    ),
 ]
 Columns = Annotated[
     list[str] | None, typer.Option("--column", help="FIELD=COLUMN, such as output=answer; once a field.")
@@ -49,6 +54,9 @@ def pool_build(
     encoder_prefix: Annotated[str, typer.Option(help="Put before every text.")] = "",
     columns: Columns = None,
     limit: Limit = None,
+    engine: EngineOption = "local",
+    address: Address = None,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Read and embed open rows; a killed build goes on at its shard.
@@ -58,7 +66,8 @@ def pool_build(
     if is_pool_folder(folder):
         raise ConfigError(f"expected a new pool, got {folder}, which is one: use 'kshot pool add'")
     content = PoolFile(encoder=encoder, encoder_prefix=encoder_prefix)
-    _extend(folder, content, _sources(sources, columns, limit), as_json)
+    choice = EngineChoice(engine, address, workers)
+    _extend(folder, content, _sources(sources, columns, limit), choice, as_json)
 
 
 @POOL.command("add")
@@ -67,13 +76,17 @@ def pool_add(
     sources: Sources,
     columns: Columns = None,
     limit: Limit = None,
+    engine: EngineOption = "local",
+    address: Address = None,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Add sources to a pool; only their rows are read and embedded.
 
     Example: kshot pool add my-pool more.jsonl --column instruction=question --column output=answer
     """
-    _extend(folder, read_pool_file(folder), _sources(sources, columns, limit), as_json)
+    choice = EngineChoice(engine, address, workers)
+    _extend(folder, read_pool_file(folder), _sources(sources, columns, limit), choice, as_json)
 
 
 @POOL.command("info")
@@ -97,25 +110,29 @@ def pool_search(
     Example: kshot pool search my-pool "How many apples are left?" --top 5
     """
     content = read_pool_file(folder)
-    pool, vectors, encoder = _embedded(content)
+    pool, vectors, encoder = _embedded(content, EngineChoice())
     found = [asdict(row) for row in search_pool(pool, vectors, encoder, text, top=top)]
     print_result(found if as_json else found_table(found), as_json)
 
 
-def _extend(folder: Path, content: PoolFile, sources: list[PoolSource], as_json: bool) -> None:
+def _extend(
+    folder: Path, content: PoolFile, sources: list[PoolSource], choice: EngineChoice, as_json: bool
+) -> None:
     """Read and embed all, then write the list, so that a source with a mistake is never listed."""
     content = content.with_sources(sources)
-    pool, _, _ = _embedded(content)
+    pool, _, _ = _embedded(content, choice)
     write_pool_file(folder, content)
     _show(pool, as_json)
 
 
-def _embedded(content: PoolFile) -> tuple[Pool, Vectors, TextEncoder]:
+def _embedded(content: PoolFile, choice: EngineChoice) -> tuple[Pool, Vectors, TextEncoder]:
     progress = RichProgress()
-    encoder = load_encoder(content.encoder, prefix=content.encoder_prefix)
-    pool = read_pool(content.sources, progress=progress)
-    with progress.bar("embedding the pool", len(pool)) as advance:
-        return pool, embed_pool(pool, encoder, advance), encoder
+    reference, prefix = content.encoder, content.encoder_prefix
+    with choice.open(progress) as engine:
+        encoder = spread_encoder(load_encoder(reference, prefix=prefix), engine, reference, prefix=prefix)
+        pool = read_pool(content.sources, progress=progress)
+        with progress.bar("embedding the pool", len(pool)) as advance:
+            return pool, embed_pool(pool, encoder, advance), encoder
 
 
 def _show(pool: Pool, as_json: bool) -> None:
@@ -140,4 +157,4 @@ def _column(text: str) -> tuple[str, str]:
 
 
 def _absolute(path: str) -> str:
-    return path if path.startswith(HUB_SCHEME) else str(Path(path).expanduser().absolute())
+    return path if path.startswith(HUB_SCHEME) or is_url(path) else str(Path(path).expanduser().absolute())

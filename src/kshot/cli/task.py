@@ -1,6 +1,6 @@
 """Commands about one task: a folder that runs, the stages of a run, its report."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -13,9 +13,20 @@ from kshot.cli.printing import AsJson, print_result
 from kshot.corpus import DatasetForm
 from kshot.init import write_task_folder
 from kshot.mixture.mean_routing import ConstantGatesLoss
-from kshot.pipeline import DataExport, Goal, RunResult, export_expert, run
+from kshot.pipeline import (
+    DataExport,
+    Exported,
+    Goal,
+    Merged,
+    RunResult,
+    export_expert,
+    export_gguf,
+    export_merged,
+    run,
+)
+from kshot.pipeline.export_card import Form
 from kshot.pipeline.forecast import forecast_run
-from kshot.report import write_report
+from kshot.report import COMPARISON, write_comparison, write_report
 from kshot.run_folder import DATA_SUMMARY, ORDER, RESULTS, SELECTION, RunFolder
 from kshot.terminal import RESULTS as OUTPUT
 from kshot.terminal import RichProgress, data_table, order_table, result_table, selection_table
@@ -80,7 +91,7 @@ def run_command(
     result = _run(task, out, "report", seed, allow_unsafe_code, EngineChoice(engine, address, workers))
     _show(result, as_json, (SELECTION, DATA_SUMMARY, RESULTS))
     if not as_json:
-        typer.echo(f"report: {result.report}\nexpert: {result.expert}")
+        typer.echo(f"report: {result.report}\n{_handed_over(result)}")
 
 
 @TASK.command("screen")
@@ -157,15 +168,15 @@ def train_command(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tune the mixture, after experts and data.
+    """Tune the mixture, after experts and data; compare it on folds of the shots with what it is made of.
 
     Example: kshot train task.yaml --out runs/my-task
     """
     result = _run(task, out, "training", seed, engine=EngineChoice(engine, address, workers))
     if as_json:
-        print_result({"expert": str(result.expert)}, as_json)
+        print_result({"expert": result.expert and str(result.expert)}, as_json)
     else:
-        typer.echo(f"expert: {result.expert}")
+        typer.echo(_handed_over(result))
 
 
 @TASK.command("eval")
@@ -187,34 +198,62 @@ def eval_command(
     _show(result, as_json, (RESULTS,))
 
 
+_EXPORTS: Mapping[Form, Callable[..., Exported | Merged]] = MappingProxyType(
+    {"lora": export_expert, "merged": export_merged, "gguf": export_gguf}
+)
+
+
 @TASK.command("export")
 def export_command(
     folder: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The plain LoRA; made new.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where it is written; made new.")],
+    form: Annotated[
+        Form,
+        typer.Option(
+            help="lora: a PEFT folder, for vLLM and others; merged: a full model; gguf: a LoRA for llama.cpp."
+        ),
+    ] = "lora",
     as_json: AsJson = False,
 ) -> None:
-    """Write the tuned mixture as a plain LoRA for other tools, and say what that costs.
+    """Write the tuned mixture for other tools, and say what it costs that they know no router.
 
     Example: kshot export runs/my-task --out plain-lora
     """
-    exported = export_expert(folder, out, progress=RichProgress())
+    exported = _EXPORTS[form](folder, out, progress=RichProgress())
+    found: dict[str, Any] = {"folder": str(exported.folder), "loss": exported.loss}
+    if isinstance(exported, Merged):
+        found["nll"] = dict(zip(("mixture", "merged"), exported.nll, strict=True))
     if as_json:
-        print_result({"folder": str(exported.folder), "loss": exported.loss}, as_json)
+        print_result(found, as_json)
         return
-    typer.echo(f"lora: {exported.folder}")
+    typer.echo(f"{form}: {exported.folder}")
     if exported.loss:
         typer.echo(f"mean routing in place of the router: {ConstantGatesLoss(**exported.loss)}")
+    if isinstance(exported, Merged):
+        before, after = exported.nll
+        typer.echo(f"merged: NLL {before:.4f} -> {after:.4f} nats a token on the training rows")
 
 
 @TASK.command("report")
 def report_command(
-    folder: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False
+    folders: Annotated[list[Path], typer.Argument(help="A run folder; several are compared.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help=f"The page: report.html in the run folder, {COMPARISON} here for several runs.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write report.html of a run again.
+    """Write report.html of a run again, or one page that compares several runs.
 
     Example: kshot report runs/my-task
+    Example: kshot report runs/seed-0 runs/seed-1 --out seeds.html
     """
-    report = write_report(RunFolder.existing(folder))
+    runs = [RunFolder.existing(folder) for folder in folders]
+    report = write_comparison(runs, out or Path(COMPARISON)) if len(runs) > 1 else write_report(runs[0], out)
     if as_json:
         print_result({"report": str(report)}, as_json)
     else:
@@ -240,6 +279,11 @@ def _run(
             engine=opened,
             progress=progress,
         )
+
+
+def _handed_over(result: RunResult) -> str:
+    expert = result.expert
+    return f"expert: {expert}" if expert else "expert: none; on the shots the base model did best"
 
 
 def _show(

@@ -12,32 +12,43 @@ N: rows of the pool, D: embedding size.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kshot.atomic import write_json
 from kshot.corpus.embedded_text import MAX_CHARACTERS, TEXT_FORM, text_of
 from kshot.corpus.encoders import TextEncoder
+from kshot.corpus.first_rows import GatheredRows
 from kshot.corpus.pool import Pool, PoolShard
-from kshot.corpus.stored_vectors import StoredVectors, VectorShard, are_whole, write_vectors
+from kshot.corpus.stored_vectors import StoredVectors, VectorShard, are_whole, open_vectors, write_vectors
+from kshot.corpus.text_shards import TextShard, embed_shards
 from kshot.corpus.vectors import Vectors
 from kshot.progress import Advance
 
-EMBED_BLOCK = 512  # rows of like length that are embedded between two steps of the progress bar
 VECTORS = "vectors"
 ENCODER_FILE = "encoder.json"
 
 
-def embed_pool(pool: Pool, encoder: TextEncoder, progress: Advance = lambda rows: None) -> Vectors:
+def embed_pool(
+    pool: Pool,
+    encoder: TextEncoder,
+    progress: Advance = lambda rows: None,
+    *,
+    gathered: GatheredRows | None = None,
+) -> Vectors:
     """Return the vectors of a pool, after embedding what was not embedded before.
 
     Args:
         pool: Rows on disk.
-        encoder: Its name tells its vectors from others.
+        encoder: Its name tells its vectors from others; a `SpreadEncoder` has workers embed the shards.
         progress: Called with the number of the pool's rows just done, `len(pool)` in all.
+        gathered: Takes the first rows of each shard from whoever embeds it. Those of shards that were
+            embedded before are found here; it stays empty where all were, since one scan of a whole pool is
+            cheaper.
 
     Returns:
         (N, D) float16 unit rows in the order of the pool, memory-mapped; zeros where the encoder
@@ -45,50 +56,62 @@ def embed_pool(pool: Pool, encoder: TextEncoder, progress: Advance = lambda rows
 
     Raises:
         SourceError: The encoder gives values that are not finite.
+        EngineError: As `embed_shards`.
         RunFolderError: `KSHOT_HOME` cannot be written.
     """
     described = describe_encoder(encoder)
     num_dimensions = int(described["dimensions"])
-    shards = []
-    for shard in pool.shards:
-        folder = shard.stored.folder / VECTORS / encoder_key(described)
-        target = folder / f"shard-{shard.number:05d}.npy"
-        num_rows = shard.stored.shard_rows[shard.number]
-        if are_whole(target, (num_rows, num_dimensions)):
+    targets = [_target(shard, described) for shard in pool.shards]
+    starts = np.cumsum([0, *map(len, pool.shards)]).tolist()
+    left = []
+    for place, (shard, target) in enumerate(zip(pool.shards, targets, strict=True)):
+        if are_whole(target, (shard.stored.shard_rows[shard.number], num_dimensions)):
             progress(len(shard))
-        else:
-            if not (folder / ENCODER_FILE).is_file():
-                write_json(folder / ENCODER_FILE, described)
-            texts = [text_of(example) for example in shard.stored.examples(shard.number)]
-            write_vectors(target, embed_texts(texts, encoder, num_dimensions, _counted(shard, progress)))
-        shards.append(VectorShard(target, len(shard), shard.kept))
-    return StoredVectors(shards, num_dimensions)
+            continue
+        left.append(place)
+        if not (target.parent / ENCODER_FILE).is_file():
+            write_json(target.parent / ENCODER_FILE, described)
+    gathered = gathered if left else None
+    counts = [_count_kept(pool.shards[place]) for place in left]
+    for index, embedded in embed_shards(
+        _TextShards(pool, starts, left, gathered),
+        encoder,
+        num_dimensions,
+        asked=gathered.asked if gathered else None,
+        done=lambda index, places: progress(int(counts[index][places].sum())),
+    ):
+        place = left[index]
+        write_vectors(targets[place], embedded.vectors)
+        if gathered and embedded.first:
+            gathered.add(starts[place], len(pool.shards[place]), embedded.first)
+    if gathered:
+        for place in sorted(set(range(len(targets))) - set(left)):
+            rows = gathered.rows_of(starts[place], pool.shards[place].rows())
+            found = gathered.asked.first_rows(open_vectors(targets[place]), rows)
+            gathered.add(starts[place], len(rows.kept), found)
+    vectors = zip(targets, pool.shards, strict=True)
+    return StoredVectors(
+        [VectorShard(target, len(shard), shard.kept) for target, shard in vectors], num_dimensions
+    )
 
 
-def embed_texts(
-    texts: Sequence[str],
-    encoder: TextEncoder,
-    num_dimensions: int,
-    done: Callable[[np.ndarray], None] = lambda rows: None,
-) -> np.ndarray:
-    """Embed texts in blocks of like length, which pad little.
+class _TextShards(Sequence[TextShard]):
+    """Reads the texts of a shard when it is asked for, and forgets them."""
 
-    Args:
-        texts: Any number.
-        encoder: Embeds them.
-        num_dimensions: D.
-        done: Called with the places of the texts just embedded.
+    def __init__(
+        self, pool: Pool, starts: Sequence[int], left: Sequence[int], gathered: GatheredRows | None
+    ) -> None:
+        self._pool, self._starts, self._left, self._gathered = pool, starts, left, gathered
 
-    Returns:
-        float32 (N, D), in the order of the texts.
-    """
-    vectors_ND = np.empty((len(texts), num_dimensions), dtype=np.float32)
-    order = np.array(sorted(range(len(texts)), key=lambda place: (len(texts[place]), place)), dtype=np.int64)
-    for start in range(0, len(order), EMBED_BLOCK):
-        block = order[start : start + EMBED_BLOCK]
-        vectors_ND[block] = encoder.encode([texts[place] for place in block])
-        done(block)
-    return vectors_ND
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def __getitem__(self, index: Any) -> Any:
+        place = self._left[index]
+        shard = self._pool.shards[place]
+        texts = [text_of(example) for example in shard.stored.examples(shard.number)]
+        rows = self._gathered.rows_of(self._starts[place], shard.rows()) if self._gathered else None
+        return TextShard(f"{shard.stored.name}, shard {shard.number + 1}", texts, rows)
 
 
 def describe_encoder(encoder: TextEncoder) -> dict[str, str | int]:
@@ -106,11 +129,15 @@ def encoder_key(described: dict[str, str | int]) -> str:
     return sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _counted(shard: PoolShard, progress: Advance) -> Callable[[np.ndarray], None]:
-    """Count the rows that the pool keeps."""
+def _target(shard: PoolShard, described: dict[str, str | int]) -> Path:
+    return shard.stored.folder / VECTORS / encoder_key(described) / f"shard-{shard.number:05d}.npy"
+
+
+def _count_kept(shard: PoolShard) -> np.ndarray:
+    """Return which rows of a stored shard the pool keeps."""
     is_kept = np.zeros(shard.stored.shard_rows[shard.number], dtype=bool)
     is_kept[shard.rows()] = True
-    return lambda rows: progress(int(is_kept[rows].sum()))
+    return is_kept
 
 
 def stored_vector_files(folder: Path) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ compared as float32 and ties go to the lower key, then to the lower index; neith
 the order, and where keys tell rows apart the order of the rows does not change it either.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,10 @@ from kshot.corpus.scan import (
 )
 from kshot.corpus.vectors import Vectors
 
+Ranked = tuple[np.ndarray, np.ndarray]  # rows, int64, and their scores, float32, in the order of their visit
+
 _GROWTH = 4  # each piece reaches so many times deeper than the last
+_FIRST_DEPTH = 1_024  # rows ordered at once at least; fewer are not worth a piece of their own
 _TURNS = 64  # rows known of each shot at least: fewer cost a scan more as soon as shots want the same rows
 
 
@@ -39,6 +42,7 @@ class Candidates:
         usable: Rows that may be visited; bool (N,). Rows of zeros are taken out when a scan comes upon them.
         keys: By what ties are settled: a hash of each row's text; None: the index alone.
         block_rows: Rows read at a time.
+        known: What comes first, where that is known already: `first_rows`, as deep as one likes.
     """
 
     vectors: Vectors
@@ -46,6 +50,7 @@ class Candidates:
     usable: np.ndarray
     keys: np.ndarray | None = None
     block_rows: int = BLOCK_ROWS
+    known: Sequence[Ranked] | None = None
 
     @property
     def num_usable(self) -> int:
@@ -65,7 +70,7 @@ def visiting_order(candidates: Candidates, strategy: Strategy, *, depth: int) ->
         candidates: The rows to order.
         strategy: `round_robin`: shot 0 takes its nearest row, shot 1 its nearest row not taken yet, and so
             on, again from shot 0 until all rows are taken; all others: falling relevance.
-        depth: Rows of the first piece, about.
+        depth: Rows of the first piece, about; for `round_robin` those known of each shot. See `first_depth`.
 
     Raises:
         ConfigError: As `relevance`.
@@ -75,16 +80,44 @@ def visiting_order(candidates: Candidates, strategy: Strategy, *, depth: int) ->
     return (rows for rows, _ in falling_relevance(candidates, strategy, depth=depth))
 
 
-def falling_relevance(
-    candidates: Candidates, strategy: Strategy, *, depth: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield rows and their scores by falling relevance; what a piece holds is above all that follows.
-
-    Scans once, then scores again, exactly, the rows between one cut and the next.
+def first_rows(candidates: Candidates, strategy: Strategy, depth: int) -> list[Ranked]:
+    """Return the first `depth` rows, for `round_robin` those of each shot; fewer where there are no more.
 
     Raises:
         ConfigError: As `relevance`.
     """
+    if strategy == "round_robin":
+        found = _nearest_rows(candidates, depth)
+    else:
+        found = [next(_scanned(candidates, strategy, depth))]
+    return [(rows[:depth], scores[:depth]) for rows, scores in found]
+
+
+def first_depth(strategy: Strategy, budget: int, num_shots: int) -> int:
+    """Return how deep a selection looks at first: twice its budget, of each shot twice its share."""
+    depth = max(2 * budget, _FIRST_DEPTH)
+    return max(2 * depth // max(num_shots, 1), _TURNS) if strategy == "round_robin" else depth
+
+
+def falling_relevance(candidates: Candidates, strategy: Strategy, *, depth: int) -> Iterator[Ranked]:
+    """Yield rows and their scores by falling relevance; what a piece holds is above all that follows.
+
+    Raises:
+        ConfigError: As `relevance`.
+    """
+    if candidates.known is None:
+        yield from _scanned(candidates, strategy, depth)
+        return
+    (known,) = candidates.known
+    yield known
+    num_known = len(known[0])
+    for rows, scores in _scanned(candidates, strategy, max(depth, num_known) * _GROWTH):
+        yield rows[num_known:], scores[num_known:]
+        num_known = 0
+
+
+def _scanned(candidates: Candidates, strategy: Strategy, depth: int) -> Iterator[Ranked]:
+    """Scan once, then score again, exactly, the rows between one cut and the next."""
     pool_ND, shots_KD, usable_N = candidates.vectors, candidates.shots, candidates.usable
     margin = np.float32(rounding_margin(pool_ND.shape[1]))
     scanned_N = relevance(pool_ND, shots_KD, strategy, block_rows=candidates.block_rows)
@@ -104,16 +137,13 @@ def falling_relevance(
 
 
 def _shots_in_turn(candidates: Candidates, depth: int) -> Iterator[np.ndarray]:
-    """Take turns as far as the nearest rows of each shot are known; then scan again, deeper.
-
-    A shot's turns are its share of the rows; twice as many are known of it, since others take some of them.
-    """
-    num_yielded, depth = 0, max(2 * depth // len(candidates.shots), _TURNS)
+    """Take turns as far as the nearest rows of each shot are known; then scan again, deeper."""
+    num_yielded, known = 0, candidates.known
     while num_yielded < candidates.num_usable:
-        nearest = _nearest_rows(candidates, depth)
-        visits = _take_turns(nearest)
+        nearest = _nearest_rows(candidates, depth) if known is None else known
+        visits = _take_turns([rows for rows, _ in nearest])
         yield visits[num_yielded:]
-        num_yielded, depth = len(visits), depth * _GROWTH
+        num_yielded, depth, known = len(visits), depth * _GROWTH, None
 
 
 def _take_turns(nearest: list[np.ndarray]) -> np.ndarray:
@@ -128,7 +158,7 @@ def _take_turns(nearest: list[np.ndarray]) -> np.ndarray:
             visits[row] = None
 
 
-def _nearest_rows(candidates: Candidates, depth: int) -> list[np.ndarray]:
+def _nearest_rows(candidates: Candidates, depth: int) -> list[Ranked]:
     """Return for each shot its nearest rows in order: `depth` of them or more, none missing in between."""
     pool_ND, usable_N = candidates.vectors, candidates.usable
     margin = np.float32(rounding_margin(pool_ND.shape[1]))
@@ -152,7 +182,8 @@ def _nearest_rows(candidates: Candidates, depth: int) -> list[np.ndarray]:
         scores = exact_cosines(unit_rows(pool_ND, rows), query_D[None])[:, 0]
         known = scores >= _cut(scanned, depth, candidates.num_usable) - margin
         rows, scores = rows[known], scores[known]
-        nearest.append(rows[candidates.by_falling_score(rows, scores)])
+        places = candidates.by_falling_score(rows, scores)
+        nearest.append((rows[places], scores[places]))
     return nearest
 
 

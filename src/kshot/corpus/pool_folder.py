@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from kshot.atomic import write_json
 from kshot.config import DataConfig, PoolSource, Section
+from kshot.corpus.remote_file import is_url
 from kshot.errors import ConfigError
 from kshot.rows import HUB_SCHEME
 
@@ -86,7 +87,7 @@ def listed_sources(sources: Sequence[str | PoolSource]) -> list[PoolSource]:
     found: list[PoolSource] = []
     for one in sources:
         source = PoolSource(path=one) if isinstance(one, str) else one
-        if source.path.startswith(HUB_SCHEME) or not is_pool_folder(source.path):
+        if _is_elsewhere(source.path) or not is_pool_folder(source.path):
             found.append(source)
             continue
         if source.columns or source.limit:
@@ -104,7 +105,11 @@ def listed_sources(sources: Sequence[str | PoolSource]) -> list[PoolSource]:
 
 
 def _located(path: str, folder: Path) -> str:
-    return path if path.startswith(HUB_SCHEME) else str(folder / Path(path).expanduser())
+    return path if _is_elsewhere(path) else str(folder / Path(path).expanduser())
+
+
+def _is_elsewhere(path: str) -> bool:
+    return path.startswith(HUB_SCHEME) or is_url(path)
 
 
 def _canonical(source: PoolSource) -> str:

@@ -21,10 +21,12 @@ def read_pool(
     """Open a pool; what was not read before is read into shards, and an unchanged file never again.
 
     Two rows are duplicates if request and output have the same fingerprint; the first one stays. A row that
-    is no example is skipped, and so is a file of many that cannot be read; `Pool.skipped` counts both.
+    is no example is skipped, and so is a file of many that cannot be read; `Pool.skipped` counts both. A
+    storage that cannot be reached ends the reading: in a minute it may be there again.
 
     Args:
-        sources: Files, patterns, Arrow folders, `hf://` data sets and pool folders, or mappings of these.
+        sources: Files, patterns, Arrow folders, URLs, `hf://` data sets and pool folders, or mappings of
+            these.
         progress: Where to show how many files were read.
         shard_rows: Most rows of a new shard.
 
@@ -32,6 +34,7 @@ def read_pool(
         ConfigError: No source is given.
         SourceError: A source is not there or cannot be read.
         ExampleError: A source has no usable row.
+        MissingExtraError: fsspec needs another package for a kind of storage.
         RunFolderError: `KSHOT_HOME` cannot be written.
     """
     listed = listed_sources(sources)
@@ -49,7 +52,7 @@ def read_pool(
                 try:
                     stored.append(store_rows(file, shard_rows=shard_rows))
                 except SourceError as error:
-                    if len(of_source) == 1:
+                    if len(of_source) == 1 or file.is_url:
                         raise
                     skipped.append(SkippedRows(file.name, "unreadable", 1, str(error)))
                 advance(1)
@@ -71,7 +74,7 @@ def _key(file: SourceFile, *, alone: bool) -> str:
     try:
         return file.key()
     except SourceError:
-        if alone:
+        if alone or file.is_url:
             raise
         return "unreadable"
 

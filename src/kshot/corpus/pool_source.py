@@ -4,11 +4,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from kshot.config import PoolSource
 from kshot.corpus.content_hash import content_hash
+from kshot.corpus.remote_file import RemoteFile, expand_url, is_url, path_of
 from kshot.errors import ExampleError
 from kshot.examples import Example, example_from_row
 from kshot.rows import HUB_SCHEME, HubDataset, expand, file_rows
@@ -23,7 +24,7 @@ class SourceFile:
     """A file, an Arrow folder or a Hub data set, and how its rows are read.
 
     Attributes:
-        address: Path or Hub reference.
+        address: Path, URL or Hub reference.
         columns: Fields of an example, each with the column that it is read from; all fields by their own
             names where it is empty.
         limit: Usable rows to read; None for all.
@@ -34,14 +35,19 @@ class SourceFile:
     limit: int | None = None
 
     @property
-    def is_remote(self) -> bool:
+    def is_hub(self) -> bool:
         """Whether it is a Hub data set."""
         return self.address.startswith(HUB_SCHEME)
 
     @property
+    def is_url(self) -> bool:
+        """Whether it is a file elsewhere."""
+        return is_url(self.address)
+
+    @property
     def name(self) -> str:
         """What rows are said to come from: the stem of a file, or the id of a data set."""
-        return HubDataset.parse(self.address).name if self.is_remote else Path(self.address).stem
+        return HubDataset.parse(self.address).name if self.is_hub else self._path.stem
 
     def key(self) -> str:
         """Return what its stored rows are found by: its content, and how it is read.
@@ -51,8 +57,11 @@ class SourceFile:
         Raises:
             SourceError: The file cannot be read.
         """
-        content = self.address if self.is_remote else content_hash(Path(self.address))
-        kind = "" if self.is_remote else Path(self.address).suffix.lower()
+        if self.is_url:
+            content = RemoteFile.find(self.address).content_hash()
+        else:
+            content = self.address if self.is_hub else content_hash(Path(self.address))
+        kind = "" if self.is_hub else self._path.suffix.lower()
         read_by = [FORMAT, MAX_ROW_CHARACTERS, sorted(self.columns), self.limit]
         return sha256(json.dumps([kind, content, *read_by]).encode()).hexdigest()[:32]
 
@@ -61,8 +70,30 @@ class SourceFile:
 
         Args:
             hub: The data set at the commit to read, for a Hub source.
+
+        Raises:
+            SourceError: It cannot be read, or fetched.
         """
-        return hub.rows() if hub else file_rows(Path(self.address))
+        if hub:
+            return hub.rows()
+        return file_rows(RemoteFile.find(self.address).fetch() if self.is_url else Path(self.address))
+
+    def num_bytes(self) -> int:
+        """Return its size; 0 for a Hub data set, and where a storage does not say.
+
+        Raises:
+            SourceError: The storage cannot be reached.
+        """
+        if self.is_url:
+            return RemoteFile.find(self.address).num_bytes or 0
+        path = Path(self.address)
+        files = [path] if path.is_file() else path.rglob("*") if path.is_dir() else []
+        return sum(one.stat().st_size for one in files if one.is_file())
+
+    def forget(self) -> None:
+        """Delete the copy of a file elsewhere, once its rows are stored."""
+        if self.is_url:
+            RemoteFile.find(self.address).forget()
 
     def example(self, row: Any, place: str) -> Example:
         """Turn a row into an example, whose id is its place unless it has one.
@@ -82,6 +113,10 @@ class SourceFile:
             )
         return example
 
+    @property
+    def _path(self) -> PurePath:
+        return path_of(self.address) if self.is_url else Path(self.address)
+
     def _mapped(self, row: Any, place: str) -> dict[str, Any]:
         if not isinstance(row, Mapping):
             raise ExampleError(f"{place}: expected a JSON object, got {type(row).__name__}")
@@ -98,12 +133,15 @@ def source_files(source: PoolSource) -> list[SourceFile]:
     """Return the files that an entry of a pool names, in sorted order.
 
     Raises:
-        SourceError: Nothing is there, or its kind is not known.
+        SourceError: Nothing is there, its kind is not known, or a storage cannot be reached.
+        MissingExtraError: fsspec needs another package for this kind of storage.
     """
     columns = tuple(sorted(source.columns.items()))
     if source.path.startswith(HUB_SCHEME):
         HubDataset.parse(source.path)
         return [SourceFile(source.path, columns, source.limit)]
+    if is_url(source.path):
+        return [SourceFile(url, columns, source.limit) for url in expand_url(source.path)]
     return [SourceFile(str(path), columns, source.limit) for path in expand(source.path)]
 
 

@@ -50,6 +50,7 @@ def store_rows(
         if source.key() != key:
             raise SourceError(f"{source.address} changed while it was read; run the same command again")
         write_json(folder / DONE_FILE, {"shard_rows": reading.shard_rows, "skipped": reading.skipped})
+        source.forget()
     return StoredRows(source.name, folder)
 
 
@@ -83,7 +84,7 @@ class _Reading:
         """Read on to the end, or to the limit."""
         if len(self.seen) == source.limit:
             return
-        rows = source.rows(self._pinned(source) if source.is_remote else None)
+        rows = source.rows(self._pinned(source) if source.is_hub else None)
         for place, row in islice(self._to_the_damage(rows), self.num_read, None):
             self.num_read += 1
             self._take(source, place, row)

@@ -10,15 +10,14 @@ import numpy as np
 
 from kshot.corpus.dedup import Dropped, keep_distinct
 from kshot.corpus.diversity import RELEVANCE_WEIGHT, keep_diverse
-from kshot.corpus.order import Candidates, visiting_order
+from kshot.corpus.first_rows import FirstRows
+from kshot.corpus.order import Candidates, first_depth, visiting_order
 from kshot.corpus.rules import Rule
 from kshot.corpus.scan import Strategy, exact_relevance
 from kshot.corpus.vectors import Vectors
 from kshot.errors import ConfigError
 
 __all__ = ["DataSelection", "Dropped", "select_data"]
-
-_FIRST_DEPTH = 1_024  # rows ordered at once at least; fewer are not worth a piece of their own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +51,7 @@ def select_data(
     avoid: Collection[int] | np.ndarray = (),
     keys_N: np.ndarray | None = None,
     rules: Sequence[Rule] = (),
+    first: FirstRows | None = None,
 ) -> DataSelection:
     """Pick `budget` pool rows that are close to the shots and not copies of each other.
 
@@ -72,6 +72,8 @@ def select_data(
         avoid: Rows never to visit, such as those of `rows_to_avoid`.
         keys_N: A number for each row, such as a hash of its text; uint64.
         rules: More reasons not to keep a row, such as `SourceQuota`.
+        first: The rows that come first, where they are known: gathered from shards of this pool for these
+            shots, this strategy and these rows to avoid. They save a scan, and change nothing.
 
     Returns:
         Kept rows in the order kept, with relevance and nearest shot; each dropped row names the kept row it
@@ -89,8 +91,10 @@ def select_data(
     _check_range(budget, threshold, relevance_weight, num_usable)
     if keys_N is not None and len(keys_N) != len(pool_ND):
         raise ConfigError(f"expected a key for each of {len(pool_ND)} rows, got {len(keys_N)}")
-    candidates = Candidates(pool_ND, shots_KD, usable_N, keys_N)
-    depth = max(2 * budget, _FIRST_DEPTH)
+    if first is not None:
+        usable_N[first.zeros] = False
+    candidates = Candidates(pool_ND, shots_KD, usable_N, keys_N, known=first.ranked if first else None)
+    depth = first_depth(strategy, budget, len(shots_KD))
     if strategy == "mmr":
         kept, dropped = keep_diverse(
             candidates, threshold=threshold, budget=budget, weight=relevance_weight, rules=rules, depth=depth

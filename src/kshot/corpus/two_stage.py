@@ -10,11 +10,12 @@ from hashlib import sha256
 import numpy as np
 
 from kshot.corpus.embedded_text import text_of
-from kshot.corpus.embedding_store import describe_encoder, embed_pool, embed_texts, encoder_key
+from kshot.corpus.embedding_store import describe_encoder, embed_pool, encoder_key
 from kshot.corpus.encoders import TextEncoder
 from kshot.corpus.pool import Pool
 from kshot.corpus.scan import BLOCK_ROWS, cosine_blocks, queries_of
 from kshot.corpus.stored_vectors import are_whole, open_vectors, write_vectors
+from kshot.corpus.text_shards import TextShard, embed_shards
 from kshot.corpus.vectors import Vectors
 from kshot.errors import ConfigError
 from kshot.examples import Example
@@ -42,7 +43,7 @@ def shortlist(
     Args:
         pool: Rows on disk.
         shots: The K shots.
-        cheap: Embeds the whole pool.
+        cheap: Embeds the whole pool; it and the other may be a `SpreadEncoder`.
         fine: Embeds the shortlist.
         num_rows: M; see `data.shortlist_factor`.
         progress: Called with the number of rows just embedded, `len(pool)` and then M in all.
@@ -55,6 +56,7 @@ def shortlist(
     Raises:
         ConfigError: `num_rows` is below 1, or no row is usable.
         SourceError: An encoder gives values that are not finite.
+        EngineError: As `embed_shards`.
         RunFolderError: `KSHOT_HOME` cannot be written.
     """
     if num_rows < 1:
@@ -108,15 +110,18 @@ def _embed_rows(pool: Pool, rows_M: np.ndarray, encoder: TextEncoder, progress: 
     described = describe_encoder(encoder)
     num_dimensions = int(described["dimensions"])
     folder = cache_folder() / "pools" / "shortlists" / encoder_key(described)
-    found_MD = np.empty((len(rows_M), num_dimensions), dtype=np.float16)
+    targets, left = [], []
     for start in range(0, len(rows_M), _SHARD_ROWS):
-        rows = rows_M[start : start + _SHARD_ROWS]
-        texts = [text_of(example) for example in pool.examples_at(rows)]
+        texts = [text_of(example) for example in pool.examples_at(rows_M[start : start + _SHARD_ROWS])]
         target = folder / f"{sha256(json.dumps(texts).encode()).hexdigest()[:32]}.npy"
-        if are_whole(target, (len(rows), num_dimensions)):
-            progress(len(rows))
+        targets.append(target)
+        if are_whole(target, (len(texts), num_dimensions)):
+            progress(len(texts))
         else:
-            vectors = embed_texts(texts, encoder, num_dimensions, lambda places: progress(len(places)))
-            write_vectors(target, vectors)
-        found_MD[start : start + len(rows)] = open_vectors(target)
-    return found_MD
+            left.append((target, TextShard(f"the shortlist from row {start + 1:,}", texts)))
+    shards = [shard for _, shard in left]
+    for index, embedded in embed_shards(
+        shards, encoder, num_dimensions, done=lambda index, places: progress(len(places))
+    ):
+        write_vectors(left[index][0], embedded.vectors)
+    return np.concatenate([open_vectors(target) for target in targets])

@@ -91,18 +91,13 @@ def _model(name: str, reference: str) -> Finding:
 
 def _pool(task: TaskConfig) -> Finding:
     files = [file for source in task.pool for file in source_files(source)]
-    remote = [file for file in files if file.is_remote]
-    size = sum(_size(Path(file.address)) for file in files if not file.is_remote)
+    remote = [file for file in files if file.is_hub]
+    size = sum(file.num_bytes() for file in files if not file.is_hub)
     found = f"{len(files) - len(remote)} files, {size / 1e6:,.1f} MB"
     found += f", {len(remote)} data sets of the Hub" if remote else ""
     return Finding(
         "pool", "ok", found, details={"files": len(files), "bytes": size, "on_the_hub": len(remote)}
     )
-
-
-def _size(path: Path) -> int:
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(one.stat().st_size for one in files if one.is_file())
 
 
 def _tracker(report_to: str) -> Finding:

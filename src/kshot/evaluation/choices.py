@@ -70,6 +70,21 @@ def predict_choice(
     )
 
 
+def choice_margin(nll_C: Sequence[float], choices: Sequence[str], label: int) -> float:
+    """Return by how many nats per character the right choice is likelier than the best other.
+
+    It is above 0 where `predict_choice` takes the right one by characters, and below where it does not.
+
+    Args:
+        nll_C: As for `predict_choice`.
+        choices: Text of each choice, two or more.
+        label: Index of the right one.
+    """
+    per_character_C = [nll / len(choice) for nll, choice in zip(nll_C, choices, strict=True)]
+    best_other = min(value for index, value in enumerate(per_character_C) if index != label)
+    return best_other - per_character_C[label]
+
+
 def read_choice(prediction: str, choices: Sequence[str]) -> int | None:
     """Return the choice that a generated text names, None if it names none.
 

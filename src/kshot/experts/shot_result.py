@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kshot.evaluation.choices import predict_choice
+from kshot.evaluation.choices import choice_margin, predict_choice
 from kshot.experts.asked_shots import AskedShot
 from kshot.experts.expert_score import ShotResult
 
@@ -43,6 +43,4 @@ def _choose(shot: AskedShot, nll_C: Sequence[float]) -> tuple[str, bool, float]:
     assert choices is not None  # or the shot could not be asked
     assert label is not None
     taken = predict_choice(nll_C, choices, [choice.target_length for choice in shot.choices]).by_characters
-    per_character = [nll / len(choice) for nll, choice in zip(nll_C, choices, strict=True)]
-    best_other = min(value for index, value in enumerate(per_character) if index != label)
-    return choices[taken], taken == label, best_other - per_character[label]
+    return choices[taken], taken == label, choice_margin(nll_C, choices, label)

@@ -18,7 +18,13 @@ from kshot.corpus import (
     text_of,
 )
 from kshot.corpus.diversity import RELEVANCE_WEIGHT
+from kshot.corpus.encoders import BASE_MODEL
+from kshot.corpus.first_rows import Asked, FirstRows, GatheredRows
+from kshot.corpus.order import first_depth
+from kshot.corpus.text_shards import spread_encoder
 from kshot.examples import Example
+from kshot.experts.sent_model import SentModel
+from kshot.pipeline.data_map import write_map
 from kshot.pipeline.data_report import dropped_rows, json_lines, selected_rows, summary_of
 from kshot.pipeline.inputs import Inputs
 from kshot.prompts import form_of
@@ -61,7 +67,7 @@ def run_data(inputs: Inputs, folder: Path) -> None:
         )
         return
     settings = inputs.task.data
-    rows_M, vectors_MD, shots_KD = _embed(inputs)
+    rows_M, vectors_MD, shots_KD, first = _embed(inputs)
     is_whole_pool = len(rows_M) == len(inputs.pool)  # a shortlist holds no row that must be avoided
     selection = select_data(
         vectors_MD,
@@ -73,22 +79,26 @@ def run_data(inputs: Inputs, folder: Path) -> None:
         avoid=inputs.survey.avoided if is_whole_pool else (),
         keys_N=inputs.survey.keys[rows_M],
         rules=_rules(inputs, rows_M),
+        first=first,
     )
     selected = selected_rows(inputs, rows_M, selection)
     dropped = dropped_rows(inputs, rows_M, selection)
+    write_map(inputs, folder, rows_M, vectors_MD, shots_KD, selection)
     write_text(folder / SELECTED, json_lines(selected))
     write_text(folder / DROPPED, json_lines(dropped))
     write_json(folder / DATA_SUMMARY, summary_of(inputs, selected, dropped, selection.num_zero))
 
 
-def _embed(inputs: Inputs) -> tuple[np.ndarray, Vectors, np.ndarray]:
-    """Return the pool rows that have vectors, their vectors, and those of the shots."""
+def _embed(inputs: Inputs) -> tuple[np.ndarray, Vectors, np.ndarray, FirstRows | None]:
+    """Return the pool rows that have vectors, their vectors, those of the shots, and what workers found."""
     settings, pool, avoided = inputs.task.data, inputs.pool, inputs.survey.avoided
     encoder = _encoder(inputs, settings.encoder, settings.encoder_prefix)
     shots_KD = encoder.encode([text_of(shot) for shot in inputs.shots])
     if settings.shortlist_encoder is None:
+        gathered = _gathered(inputs, shots_KD) if inputs.engine else None
         with inputs.progress.bar("embedding the pool", len(pool)) as advance:
-            return np.arange(len(pool)), embed_pool(pool, encoder, advance), shots_KD
+            vectors_ND = embed_pool(pool, encoder, advance, gathered=gathered)
+        return np.arange(len(pool)), vectors_ND, shots_KD, gathered.whole() if gathered else None
     cheap = _encoder(inputs, settings.shortlist_encoder, "")
     num_rows = settings.shortlist_factor * settings.budget
     total = len(pool) + min(num_rows, len(pool) - len(avoided))
@@ -96,11 +106,23 @@ def _embed(inputs: Inputs) -> tuple[np.ndarray, Vectors, np.ndarray]:
         rows_M, vectors_MD = shortlist(
             pool, inputs.shots, cheap, encoder, num_rows, advance, avoid=avoided.tolist()
         )
-    return rows_M, vectors_MD, shots_KD
+    return rows_M, vectors_MD, shots_KD, None
+
+
+def _gathered(inputs: Inputs, shots_KD: np.ndarray) -> GatheredRows:
+    """Let whoever embeds a shard find its rows nearest to the shots."""
+    settings = inputs.task.data
+    usable_N = np.ones(len(inputs.pool), dtype=bool)
+    usable_N[inputs.survey.avoided] = False
+    depth = first_depth(settings.strategy, settings.budget, len(shots_KD))
+    return GatheredRows(Asked(shots_KD, settings.strategy, depth), usable_N, inputs.survey.keys)
 
 
 def _encoder(inputs: Inputs, reference: str, prefix: str) -> TextEncoder:
-    return load_encoder(reference, prefix=prefix, base_model=lambda: inputs.lm)
+    here = load_encoder(reference, prefix=prefix, base_model=lambda: inputs.lm)
+    sends_base = inputs.engine is not None and reference == BASE_MODEL
+    base_model = SentModel.of(inputs.lm).load if sends_base else None
+    return spread_encoder(here, inputs.engine, reference, prefix=prefix, base_model=base_model)
 
 
 def _rules(inputs: Inputs, rows_M: np.ndarray) -> list[Rule]:

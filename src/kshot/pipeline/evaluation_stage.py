@@ -1,32 +1,17 @@
 """Stage `eval`: the same test rows for every arm, from the untouched base to the tuned mixture."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
-
-import peft
+from typing import Any
 
 from kshot.atomic import write_json
 from kshot.evaluation import evaluate, num_units
 from kshot.evaluation.sandbox import open_sandbox
 from kshot.evaluation.scorers import EXECUTING
 from kshot.evaluation.statistics import mcnemar
-from kshot.experts import attached
-from kshot.language_model import LanguageModel
+from kshot.pipeline.arms import ARMS, TUNED, Arm, model_of
 from kshot.pipeline.inputs import Inputs
-from kshot.pipeline.training_stage import chosen_experts
-from kshot.run_folder import ADAPTER, PREDICTIONS, RESULTS, RunFolder, digest
-
-Arm = Literal["base", "best_single", "best_single_tuned", "uniform_mixture", "tuned_mixture"]
-ARMS: dict[Arm, str] = {
-    "base": "base model",
-    "best_single": "best single expert (by the shots)",
-    "best_single_tuned": "best single expert, tuned",
-    "uniform_mixture": "uniform mixture",
-    "tuned_mixture": "tuned mixture",
-}
-_MADE_BY = {"best_single_tuned": "single", "tuned_mixture": "expert"}
+from kshot.pipeline.token_experts import write_token_experts
+from kshot.run_folder import CHOICE, PREDICTIONS, RESULTS, RunFolder, digest
 
 
 def check_sandbox(inputs: Inputs) -> None:
@@ -43,9 +28,9 @@ def check_sandbox(inputs: Inputs) -> None:
 
 def arm_reads(inputs: Inputs, run: RunFolder, arm: Arm) -> str:
     """Return the hash of what the evaluation of an arm reads."""
-    made = {"base": inputs.base_digest}.get(arm) or run.wrote(_MADE_BY.get(arm, "experts"))
+    made = {"base": inputs.base_digest}.get(arm) or run.wrote(TUNED.get(arm, "experts"))
     task = inputs.task
-    return digest([arm, made, inputs.test_digest, task.scorer, task.evaluation.model_dump()])
+    return digest([arm, made, inputs.test_digest, task.scorer, task.evaluation.asked()])
 
 
 def run_arm(inputs: Inputs, run: RunFolder, arm: Arm, folder: Path) -> None:
@@ -53,7 +38,7 @@ def run_arm(inputs: Inputs, run: RunFolder, arm: Arm, folder: Path) -> None:
     task = inputs.task
     beside = task.evaluation.beside
     total = num_units(inputs.test, task.scorer, listed=task.lists_options, beside=beside)
-    with _model_of(inputs, run, arm) as lm, inputs.progress.bar(f"testing {ARMS[arm]}", total) as advance:
+    with model_of(inputs, run, arm) as lm, inputs.progress.bar(f"testing {ARMS[arm]}", total) as advance:
         result = evaluate(
             lm,
             inputs.test,
@@ -64,33 +49,17 @@ def run_arm(inputs: Inputs, run: RunFolder, arm: Arm, folder: Path) -> None:
             batch_size=task.evaluation.batch_size,
             progress=advance,
         )
+        if arm == "tuned_mixture":
+            write_token_experts(lm, result.predictions, folder)
     rows = [prediction.to_row() for prediction in result.predictions]
     write_json(folder / PREDICTIONS, {"summary": result.summary(), "predictions": rows})
 
 
-@contextmanager
-def _model_of(inputs: Inputs, run: RunFolder, arm: Arm) -> Iterator[LanguageModel]:
-    lm = inputs.lm
-    if arm == "base":
-        yield lm
-    elif arm == "best_single":
-        with attached(lm, chosen_experts(inputs, run, "single"), gates=[1.0]):
-            yield lm
-    elif arm == "uniform_mixture":
-        experts = chosen_experts(inputs, run, "expert")
-        with attached(lm, experts, gates=[1 / len(experts)] * len(experts)):
-            yield lm
-    else:
-        base = lm.model
-        lm.model = peft.PeftModel.from_pretrained(base, str(run.path(_MADE_BY[arm], ADAPTER))).eval()
-        try:
-            yield lm
-        finally:
-            lm.model = lm.model.unload()
-
-
 def write_results(run: RunFolder) -> dict[str, Any]:
-    """Gather the arms into one table, each with the p-value of its difference to the tuned mixture."""
+    """Gather the arms into one table, each with the p-value of its difference to the tuned mixture.
+
+    Beside it stands what was chosen by the shots alone, so that it can be told how often that was right.
+    """
     found = {arm: run.read_json("eval", arm, PREDICTIONS) for arm in ARMS}
     right = {arm: [row["correct"] for row in found[arm]["predictions"]] for arm in ARMS}
     table = [
@@ -104,6 +73,14 @@ def write_results(run: RunFolder) -> dict[str, Any]:
         }
         for arm, title in ARMS.items()
     ]
-    results = {"table": table}
+    results = {"table": table, "chosen": _chosen(run)}
     write_json(run.path("eval", RESULTS), results)
     return results
+
+
+def _chosen(run: RunFolder) -> dict[str, Any] | None:
+    """Return the content of the choice, without its time, which differs from run to run."""
+    if not run.path("choice", CHOICE).is_file():
+        return None
+    choice: dict[str, Any] = run.read_json("choice", CHOICE)
+    return {key: value for key, value in choice.items() if key != "seconds"}

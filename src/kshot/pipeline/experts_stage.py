@@ -50,7 +50,8 @@ def experts_reads(inputs: Inputs) -> str:
     """Return the hash of what this stage reads."""
     task = inputs.task
     experts = task.experts.model_dump(mode="json", exclude=_CHANGE_NOTHING)
-    settings = [task.scorer, task.evaluation.model_dump(exclude={"beside"}), experts, task.name]
+    asked = {name: value for name, value in task.evaluation.asked().items() if name != "beside"}
+    settings = [task.scorer, asked, experts, task.name]
     return digest([inputs.base_digest, inputs.shots_digest, inputs.bank_digest, settings])
 
 

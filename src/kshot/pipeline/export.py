@@ -9,19 +9,21 @@ from typing import Any
 import peft
 from torch import Tensor
 
-from kshot.atomic import new_folder
+from kshot.atomic import new_folder, write_text
 from kshot.batching import pad_left, position_ids
 from kshot.config import read_task
-from kshot.errors import ConfigError, RunFolderError
+from kshot.errors import ConfigError
 from kshot.language_model import LanguageModel
 from kshot.mixture import export_lora
 from kshot.mixture.export import EXPORT_REPORT
+from kshot.mixture.folder import CARD_NAME
 from kshot.mixture.model import mixture_config
+from kshot.pipeline.export_card import export_card
 from kshot.pipeline.inputs import Inputs
 from kshot.pipeline.training_stage import training_rows
 from kshot.progress import Progress, Silent
 from kshot.prompts import TokenisedExample
-from kshot.run_folder import ADAPTER, CONFIG, RunFolder
+from kshot.run_folder import CONFIG, RunFolder, adapter_to_use
 
 ROWS_PER_BATCH = 8  # as many as the demo trains on at once
 
@@ -39,6 +41,58 @@ class Exported:
     loss: dict[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedExpert:
+    """The expert of a run on its base model, with the rows that it was trained on.
+
+    Attributes:
+        inputs: What the run started from.
+        model: Base and mixture, to be evaluated.
+        rows: Its training rows, to take the mean routing of and to measure on.
+    """
+
+    inputs: Inputs
+    model: peft.PeftModel
+    rows: list[TokenisedExample]
+
+    @property
+    def expert_names(self) -> list[str]:
+        """What the mixture is made of."""
+        return list(mixture_config(self.model, "default").expert_names)
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether a router decides, so that no single weight is the same."""
+        return mixture_config(self.model, "default").fixed_gates is None
+
+    def batches(self) -> list[dict[str, Tensor]]:
+        """Return the rows as the model's forward takes them."""
+        starts = range(0, len(self.rows), ROWS_PER_BATCH)
+        return [_inputs(self.inputs.lm, self.rows[start : start + ROWS_PER_BATCH]) for start in starts]
+
+
+def open_expert(run: str | Path, out: str | Path, *, progress: Progress | None = None) -> OpenedExpert:
+    """Load the expert of a run, to be exported.
+
+    Args:
+        run: A run folder whose training is finished.
+        out: Where the export goes; must not exist.
+        progress: Where to say what takes long.
+
+    Raises:
+        RunFolderError: There is no finished expert.
+        ConfigError: `out` exists.
+    """
+    folder = RunFolder.existing(run)
+    adapter = adapter_to_use(folder)
+    if Path(out).exists():
+        raise ConfigError(f"expected a new folder, got {out}, which exists; choose another or remove it")
+    inputs = Inputs(read_task(folder.path(CONFIG)), progress or Silent())
+    rows = training_rows(inputs, folder, inputs.shots)
+    model = peft.PeftModel.from_pretrained(inputs.lm.model, str(adapter)).eval()
+    return OpenedExpert(inputs, model, rows)
+
+
 def export_expert(run: str | Path, out: str | Path, *, progress: Progress | None = None) -> Exported:
     """Export the tuned mixture of a run, its router replaced by its mean routing of the training rows.
 
@@ -51,26 +105,19 @@ def export_expert(run: str | Path, out: str | Path, *, progress: Progress | None
         RunFolderError: There is no finished expert.
         ConfigError: `out` exists.
     """
-    folder, out = RunFolder.existing(run), Path(out)
-    adapter = folder.path("expert", ADAPTER)
-    if not adapter.is_dir():
-        raise RunFolderError(
-            f"expected a trained expert in {adapter}, found none: finish it with 'kshot run'"
-        )
-    if out.exists():
-        raise ConfigError(f"expected a new folder, got {out}, which exists; choose another or remove it")
-    inputs = Inputs(read_task(folder.path(CONFIG)), progress or Silent())
-    lm = inputs.lm
-    rows = training_rows(inputs, folder)
-    model = peft.PeftModel.from_pretrained(lm.model, str(adapter)).eval()
-    batches = [
-        _inputs(lm, rows[start : start + ROWS_PER_BATCH]) for start in range(0, len(rows), ROWS_PER_BATCH)
-    ]
-    routed = mixture_config(model, "default").fixed_gates is None
-    with new_folder(out) as draft:
-        export_lora(model, draft, batches=batches if routed else None)
-    report = json.loads((out / EXPORT_REPORT).read_text(encoding="utf-8"))
-    return Exported(out, report["loss"])
+    opened = open_expert(run, out, progress=progress)
+    with new_folder(Path(out)) as draft:
+        loss = write_lora(opened, draft)
+        write_text(draft / CARD_NAME, export_card(opened.inputs, opened.expert_names, "lora", loss))
+    return Exported(Path(out), loss)
+
+
+def write_lora(opened: OpenedExpert, folder: Path) -> dict[str, Any] | None:
+    """Write an opened expert as a plain LoRA; return what its mean routing costs, None if it is exact."""
+    export_lora(opened.model, folder, batches=opened.batches() if opened.is_routed else None)
+    report = json.loads((folder / EXPORT_REPORT).read_text(encoding="utf-8"))
+    loss: dict[str, Any] | None = report["loss"]
+    return loss
 
 
 def _inputs(lm: LanguageModel, rows: Sequence[TokenisedExample]) -> dict[str, Tensor]:

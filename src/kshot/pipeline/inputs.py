@@ -29,7 +29,7 @@ class Inputs:
     Attributes:
         task: The resolved task file.
         progress: Where to say what takes long.
-        engine: Whose workers score adapters; None: this process.
+        engine: Whose workers score adapters and embed the pool; None: this process.
     """
 
     task: TaskConfig

@@ -14,7 +14,7 @@ tags: [kshot, mixture-of-loras]
 # {name}
 
 A task expert made by kshot (method: arXiv 2408.15915) on `{base_model}`: {what},
-tuned on the task's shots and on selected open rows.{trained_under}
+{tuning}.{trained_under}
 
 | expert | licence | trained on | origin |
 |---|---|---|---|
@@ -28,6 +28,7 @@ model = peft.PeftModel.from_pretrained(base, "path of this folder")
 ```
 """
 
+_TUNED = "tuned on the task's shots and on selected open rows"
 _QUANTISED = """
 The weights of the base were in {bits} bits while it was tuned and measured; on a base of other precision it
 computes something else, so load it as shown."""
@@ -41,20 +42,18 @@ _LOADING = {
 }
 
 
-def mixture_card(task: TaskConfig, experts: Sequence[str], bank: Bank) -> str:
+def mixture_card(task: TaskConfig, experts: Sequence[str], bank: Bank, *, untuned: str | None = None) -> str:
     """Return the model card.
 
     Args:
         task: The task that it was tuned for.
         experts: Names of the adapters it started from.
         bank: Where these are described.
+        untuned: Of adapters that are handed over as they are, in equal parts: why.
     """
     entries = [bank[name].entry for name in experts]
-    what = (
-        f"a mixture of {len(experts)} LoRA experts behind a token-wise top-{task.mixture.top_k} router"
-        if len(experts) > 1
-        else "one LoRA adapter"
-    )
+    router = f"behind a token-wise top-{task.mixture.top_k} router" if untuned is None else "in equal parts"
+    what = f"a mixture of {len(experts)} LoRA experts {router}" if len(experts) > 1 else "one LoRA adapter"
     rows = [
         f"| {one.name} | {one.licence} | {one.trained_on or 'unknown'} | {one.origin} |" for one in entries
     ]
@@ -63,6 +62,7 @@ def mixture_card(task: TaskConfig, experts: Sequence[str], bank: Bank) -> str:
         name=task.name,
         base_model=task.base_model,
         what=what,
+        tuning=_TUNED if untuned is None else f"as it is: {untuned}",
         experts="\n".join(rows),
         trained_under="" if kind == "none" else _QUANTISED.format(bits=kind.removesuffix("bit")),
         loading=_LOADING[kind],

@@ -14,16 +14,19 @@ from kshot.config import TaskConfig, read_task
 from kshot.engine import Engine
 from kshot.evaluation.sandbox import unsafe_code
 from kshot.events import WHOLE_RUN, LoggedProgress
+from kshot.pipeline.arms import ARMS
+from kshot.pipeline.choice_stage import check_folds, choice_reads, run_choice
 from kshot.pipeline.data_stage import data_reads, run_data
 from kshot.pipeline.environment import describe_environment
-from kshot.pipeline.evaluation_stage import ARMS, arm_reads, check_sandbox, run_arm, write_results
+from kshot.pipeline.evaluation_stage import arm_reads, check_sandbox, run_arm, write_results
 from kshot.pipeline.experts_stage import check_scoring, experts_reads, run_experts
+from kshot.pipeline.folds import KEPT
 from kshot.pipeline.inputs import Inputs
 from kshot.pipeline.screening_stage import is_ordered, run_screening, screening_reads
-from kshot.pipeline.training_stage import run_training, training_reads
+from kshot.pipeline.training_stage import run_training, trained_stages, training_reads
 from kshot.progress import Progress, Silent
 from kshot.report import write_report
-from kshot.run_folder import CONFIG, ENVIRONMENT, REPORT, RunFolder, Stage
+from kshot.run_folder import CONFIG, ENVIRONMENT, REPORT, RunFolder, chosen_adapter
 from kshot.tracking import check_tracker
 
 Goal = Literal["screening", "experts", "data", "training", "eval", "report"]
@@ -43,9 +46,13 @@ class RunResult:
     results: list[dict[str, Any]]
 
     @property
-    def expert(self) -> Path:
-        """Folder of the tuned mixture, a PEFT adapter."""
-        return self.folder / "expert" / "adapter"
+    def expert(self) -> Path | None:
+        """Folder of the PEFT adapter that is handed over; None where the base model is best as it is.
+
+        Raises:
+            RunFolderError: The run ended before the training.
+        """
+        return chosen_adapter(RunFolder.read_only(self.folder))
 
     @property
     def report(self) -> Path:
@@ -72,7 +79,8 @@ def run(
         seed: In place of the task's.
         allow_unsafe_code: Where bubblewrap is absent, let the scorers `code` and `sql` run what models write
             with the rights of this process, under limits of time and memory alone.
-        engine: Whose workers score the adapters, such as `kshot.engine.RayEngine`; None: this process.
+        engine: Whose workers score the adapters and embed the pool, such as `kshot.engine.RayEngine`; None:
+            this process.
         progress: Where to show what is going on.
 
     Raises:
@@ -113,6 +121,7 @@ def _check(inputs: Inputs, folder: RunFolder, goal: int) -> None:
     """Find what would fail in a stage that is about to run, before anything is written."""
     if goal >= GOALS.index("training"):
         check_tracker(inputs.task.training.report_to)
+        check_folds(inputs)
     if _orders(inputs, goal) and not folder.is_finished("screening", screening_reads(inputs)):
         _ = inputs.lm
     scores = goal >= GOALS.index("experts") and not folder.is_finished("experts", experts_reads(inputs))
@@ -137,12 +146,14 @@ def _once(folder: RunFolder, stage: str, reads: str, work: Callable[[Path], None
 
 
 def _train(inputs: Inputs, folder: RunFolder) -> None:
-    stages: tuple[Stage, ...] = ("single", "expert") if inputs.test else ("expert",)
-    for stage in stages:
+    for stage in trained_stages(inputs):
         reads = training_reads(inputs, folder, stage)
         _once(folder, stage, reads, partial(run_training, inputs, folder, stage))
         for checkpoints in folder.root.glob(f".{stage}.checkpoints-*"):
             shutil.rmtree(checkpoints)
+    _once(folder, "choice", choice_reads(inputs, folder), partial(run_choice, inputs, folder))
+    for kept in folder.root.glob(f"{KEPT}*"):
+        shutil.rmtree(kept)
 
 
 def _evaluate(inputs: Inputs, folder: RunFolder) -> list[dict[str, Any]]:

@@ -1,38 +1,35 @@
 """Contents -> page: one template, filled in and written in one rename."""
 
-from collections import Counter
 from collections.abc import Mapping
-from importlib.resources import files
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from kshot.report import wording
-from kshot.report.contents import OUTCOMES, TUNED_MIXTURE, Contents, Missing
-from kshot.report.figures import PLOTLY_INSTALLED, draw_figures
+from kshot.atomic import write_text
+from kshot.report.contents import Contents
+from kshot.report.drawn import draw_figures
+from kshot.report.headline import headline_tiles
+from kshot.report.listing import Listing
+from kshot.report.listings import count_reasons, list_answers, list_kept, list_left_out
+from kshot.report.page import fill_page
+from kshot.report.parts.evaluation import TUNED_MIXTURE, count_outcomes
+from kshot.report.parts.reading import Missing
 from kshot.report.read import read_contents
+from kshot.report.routed import coloured_answers
 from kshot.report.verdict import judge
-from kshot.run_folder import REPORT, RunFolder, Stage
+from kshot.run_folder import REPORT, RunFolder
 
-ROWS_SHOWN = 200  # of the test answers, and of the selected rows
-LEFT_OUT_SHOWN = 20  # avoided rows, and near-copies
 GROUPS_SHOWN = 5
-TEXT_LENGTH = 240  # characters of a request, response or answer
-_STAGE_TITLES: Mapping[Stage, str] = {
-    "screening": "ordering the bank",
-    "experts": "scoring the adapters",
-    "data": "selecting rows",
-    "single": "tuning the best single expert",
-    "expert": "tuning the mixture",
-    "eval": "testing",
-}
 
 
-def write_report(run: RunFolder) -> Path:
+def write_report(run: RunFolder, out: Path | None = None) -> Path:
     """Write `report.html`, one self-contained page, from what the run folder holds.
 
     A run that is not finished gives a page that says what is missing and which command makes it.
+
+    Args:
+        run: Finished or not.
+        out: The page, in place of the one in the run folder.
 
     Returns:
         Path of the page.
@@ -40,78 +37,47 @@ def write_report(run: RunFolder) -> Path:
     Raises:
         RunFolderError: The folder holds no run, a file of it is damaged, or it cannot be written.
     """
-    run.write_text(REPORT, render_page(read_contents(run)))
-    return run.path(REPORT)
+    path = run.path(REPORT) if out is None else out
+    write_text(path, render_page(read_contents(run)))
+    return path
 
 
-def render_page(contents: Contents, *, plotly_installed: bool = PLOTLY_INSTALLED) -> str:
+def render_page(contents: Contents, *, pictures: bool = True) -> str:
     """Return the page as HTML.
 
     Args:
         contents: The run.
-        plotly_installed: Whether pictures can be drawn.
+        pictures: Whether to draw them where Plotly is installed; their words stand in any case.
     """
+    figures = draw_figures(contents)
+    if not pictures:
+        figures = {name: replace(figure, spec=None) for name, figure in figures.items()}
+    listings = {listing.id: listing for listing in _listings(contents)}
+    return fill_page("report.html.j2", figures, listings, _values(contents))
+
+
+def _values(contents: Contents) -> Mapping[str, Any]:
     evaluation = None if isinstance(contents.evaluation, Missing) else contents.evaluation
-    return (
-        _template_environment()
-        .from_string(_resource("template.html.j2"))
-        .render(
-            contents=contents,
-            style=Markup(_resource("style.css")),
-            figures=draw_figures(contents, plotly_installed=plotly_installed),
-            verdict=judge(evaluation) if evaluation else None,
-            outcomes=_count_outcomes(contents),
-            avoided=_count_reasons(contents),
-            stage_titles=_STAGE_TITLES,
-            tuned_mixture=TUNED_MIXTURE,
-            rows_shown=ROWS_SHOWN,
-            left_out_shown=LEFT_OUT_SHOWN,
-            groups_shown=GROUPS_SHOWN,
-        )
-    )
-
-
-def _resource(name: str) -> str:
-    return files("kshot.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _template_environment() -> Environment:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "percent": wording.percent,
-        "signed": wording.signed,
-        "p_number": wording.p_number,
-        "number": wording.number,
-        "significant": wording.significant,
-        "plural": wording.plural,
-        "duration": wording.duration,
-        "flat": wording.flat,
-        "clip": lambda text: wording.clip(text, TEXT_LENGTH),
+    use = None if isinstance(contents.expert_use, Missing) else contents.expert_use
+    verdict = judge(evaluation) if evaluation else None
+    return {
+        "contents": contents,
+        "verdict": verdict,
+        "tiles": headline_tiles(contents, verdict),
+        "outcomes": count_outcomes(evaluation) if evaluation else {},
+        "reasons": {} if isinstance(contents.data, Missing) else count_reasons(contents.data),
+        "routed": coloured_answers(use, evaluation) if use and evaluation else [],
+        "tuned_mixture": TUNED_MIXTURE,
+        "groups_shown": GROUPS_SHOWN,
     }
-    environment.tests["missing"] = lambda part: isinstance(part, Missing)
-    return environment
 
 
-def _count_outcomes(contents: Contents) -> Mapping[str, int]:
-    if isinstance(contents.evaluation, Missing):
-        return {}
-    counts = Counter(row.outcome for row in contents.evaluation.rows)
-    return {outcome: counts[outcome] for outcome in OUTCOMES}
-
-
-def _count_reasons(contents: Contents) -> Mapping[str, int]:
-    """Count the avoided rows by kind of reason; that a row matches a shot names the shot."""
-    if isinstance(contents.data, Missing):
-        return {}
-    kinds = {
-        "shot ": "asks what a shot asks",
-        "test row ": "asks what a test row asks",
-        "row of ": "asks what a row of a benchmark asks",
-    }
-    reasons = (
-        next((words for start, words in kinds.items() if reason.startswith(start)), reason)
-        for reason in contents.data.avoided.values()
-    )
-    return dict(Counter(reasons).most_common())
+def _listings(contents: Contents) -> list[Listing]:
+    found = []
+    if not isinstance(contents.evaluation, Missing):
+        found.append(list_answers(contents.evaluation))
+    if not isinstance(contents.data, Missing) and contents.data.pool_rows:
+        found.append(list_kept(contents.data))
+        left_out = list_left_out(contents.data)
+        found += [left_out] if left_out.total else []
+    return found

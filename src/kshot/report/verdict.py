@@ -1,11 +1,11 @@
 """The answer in words: did it work, by how much, how sure is that; said as plainly when it did not work."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kshot.report.contents import TUNED_MIXTURE, Arm, Evaluation
+from kshot.report.parts.evaluation import TUNED_MIXTURE, Arm, Evaluation
 from kshot.report.wording import p_value, percent, plural, points
 
 CLEAR_BELOW = 0.05
@@ -98,14 +98,24 @@ def judge(evaluation: Evaluation) -> Verdict:
 
 
 def _compare(evaluation: Evaluation, arm: Arm) -> Comparison:
-    pairs = list(zip(evaluation.correct(TUNED_MIXTURE), evaluation.correct(arm.key), strict=True))
-    n = len(pairs)
-    wins, losses = pairs.count((True, False)), pairs.count((False, True))
+    own, other = evaluation.correct(TUNED_MIXTURE), evaluation.correct(arm.key)
+    wins, losses = _wins(own, other)
+    return Comparison(arm, *paired_difference(own, other), wins, losses)
+
+
+def paired_difference(own: Sequence[bool], other: Sequence[bool]) -> tuple[float, float | None]:
+    """Return the difference of two accuracies on the same rows, and its standard error; None for one row."""
+    n = len(own)
+    wins, losses = _wins(own, other)
     difference = (wins - losses) / n
     # variance of n values out of -1, 0, 1 with `wins` ones and `losses` minus ones
     spread = (wins + losses) / n - difference**2
-    stderr = math.sqrt(max(spread, 0.0) / (n - 1)) if n > 1 else None
-    return Comparison(arm, difference, stderr, wins, losses)
+    return difference, math.sqrt(max(spread, 0.0) / (n - 1)) if n > 1 else None
+
+
+def _wins(own: Sequence[bool], other: Sequence[bool]) -> tuple[int, int]:
+    pairs = list(zip(own, other, strict=True))
+    return pairs.count((True, False)), pairs.count((False, True))
 
 
 def _lead(relations: Mapping[str, Relation]) -> tuple[Tone, str]:

@@ -48,6 +48,16 @@ def significant(value: float | None) -> str:
     return "∞" if value is None else f"{value:#.4g}".replace("-", _MINUS)
 
 
+def plus_minus(value: float, stderr: float | None) -> str:
+    """Return a number with its standard error, both to four digits that count: `0.4312 ± 0.05100`."""
+    return significant(value) + ("" if stderr is None else f"{_GLUE}±{_GLUE}{significant(stderr)}")
+
+
+def memory(mebibytes: float) -> str:
+    """Return `512 MiB` or `2.1 GiB`."""
+    return f"{mebibytes:.0f}{_GLUE}MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f}{_GLUE}GiB"
+
+
 def plural(count: int, noun: str, many: str | None = None) -> str:
     """Return `1 row`, `1,200 rows`; `many` is the plural where it is not the noun and an s."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"

@@ -4,6 +4,6 @@ Every reader streams: of a file of any size no more than a batch, a line or an i
 """
 
 from kshot.rows.hub import HUB_SCHEME, HubDataset
-from kshot.rows.sources import PlacedRow, expand, file_rows, placed_rows
+from kshot.rows.sources import FILE_KINDS, PlacedRow, expand, file_rows, placed_rows
 
-__all__ = ["HUB_SCHEME", "HubDataset", "PlacedRow", "expand", "file_rows", "placed_rows"]
+__all__ = ["FILE_KINDS", "HUB_SCHEME", "HubDataset", "PlacedRow", "expand", "file_rows", "placed_rows"]

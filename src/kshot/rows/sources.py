@@ -19,6 +19,7 @@ _READERS: dict[str, Callable[[Path], Iterator[PlacedRow]]] = {
     ".parquet": parquet_rows,
     ".csv": csv_rows,
 }
+FILE_KINDS = tuple(_READERS)
 
 
 def placed_rows(source: str) -> Iterator[PlacedRow]:

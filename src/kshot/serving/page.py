@@ -15,7 +15,7 @@ def page_response() -> HTMLResponse:
     html = _HTML.read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; script-src {_hash_of('script', html)}; style-src {_hash_of('style', html)}; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return HTMLResponse(
         html,

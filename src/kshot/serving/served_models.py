@@ -14,7 +14,7 @@ from kshot.mixture import build_mixture
 from kshot.mixture.config import PEFT_TYPE
 from kshot.mixture.folder import CONFIG_NAME, WEIGHTS_NAME, read_config
 from kshot.mixture.row_adapters import BASE_ROWS
-from kshot.run_folder import ADAPTER, CONFIG
+from kshot.run_folder import ADAPTER, CONFIG, RunFolder, adapter_to_use
 from kshot.serving.last_gates import choices_of
 
 
@@ -55,22 +55,18 @@ def find_expert(given: str) -> ExpertSource:
         given: `FOLDER` or `NAME=FOLDER`.
 
     Raises:
-        RunFolderError: It is no folder, or a run without a finished expert.
+        RunFolderError: It is no folder, a run without a finished expert, or one that has chosen the base.
         AdapterError: It holds no adapter with safetensors.
     """
     name, _, path = given.rpartition("=") if not Path(given).is_dir() else ("", "", given)
     root = Path(path).expanduser()
     if not root.is_dir():
         raise RunFolderError(f"expected a run folder or an adapter folder, got {path}: no such folder")
-    adapters = [
-        one for one in (root / "expert" / ADAPTER, root / ADAPTER, root) if (one / CONFIG_NAME).is_file()
-    ]
     task_file = next((one / CONFIG for one in (root, root.parent) if (one / CONFIG).is_file()), None)
+    is_run = task_file is not None and task_file.parent == root
+    places = [adapter_to_use(RunFolder.read_only(root))] if is_run else [root / ADAPTER, root]
+    adapters = [one for one in places if (one / CONFIG_NAME).is_file()]
     if not adapters:
-        if task_file and task_file.parent == root:
-            raise RunFolderError(
-                f"expected a trained expert in {root}, found none: finish it with 'kshot run'"
-            )
         raise AdapterError(
             f"{root}: expected a run folder or a PEFT adapter folder, got neither: give the folder that "
             "'kshot run --out' or save_pretrained wrote"

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+)
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -19,8 +24,8 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "dog", "sat
 TEXTS = ["the cat sat", "dog", "the dog sat on the mat on the mat", "the cat sat"]
 
 
-def _write_bert(folder: Path, seed: int) -> Path:
-    """Write a BERT of two layers with mean pooling as sentence-transformers saves one."""
+def _write_bert(folder: Path, seed: int, pooling: str = "mean") -> Path:
+    """Write a BERT of two layers as sentence-transformers saves one; pooled by `cls`, with unit norms too."""
     torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=len(WORDS),
@@ -32,7 +37,8 @@ def _write_bert(folder: Path, seed: int) -> Path:
     BertModel(config).save_pretrained(folder / "bert")
     vocabulary = {word: index for index, word in enumerate(WORDS)}
     BertTokenizerFast(vocab=vocabulary).save_pretrained(folder / "bert")
-    modules = [Transformer(str(folder / "bert"), max_seq_length=32), Pooling(32)]
+    modules = [Transformer(str(folder / "bert"), max_seq_length=32), Pooling(32, pooling_mode=pooling)]
+    modules += [Normalize()] if pooling == "cls" else []
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"))
     return folder / "model"
 
@@ -78,6 +84,24 @@ def test_prefix_stands_before_each_text(bert_folder: Path) -> None:
     prefixed = SentenceEncoder(bert_folder, prefix="query: ", device="cpu")
     written_out = plain.encode(["query: " + text for text in TEXTS])
     np.testing.assert_array_equal(prefixed.encode(TEXTS), written_out)
+
+
+@pytest.mark.parametrize("prefix", ["", "query : "])
+def test_against_the_first_token_by_hand_with_a_prefix_before_each_text(tmp_path: Path, prefix: str) -> None:
+    """The kind of model that BGE-M3 is: CLS pooling and unit norms, here in batches of unlike lengths."""
+    encoder = SentenceEncoder(
+        _write_bert(tmp_path, seed=2, pooling="cls"), prefix=prefix, batch_size=3, device="cpu"
+    )
+    vectors_ND = encoder.encode(TEXTS)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "bert")
+    model = AutoModel.from_pretrained(tmp_path / "bert").eval()
+    for text, vector_D in zip(TEXTS, vectors_ND, strict=True):
+        with torch.no_grad():
+            states_TD = model(**tokenizer(prefix + text, return_tensors="pt")).last_hidden_state[0]
+        first_D = states_TD[0].numpy()
+        np.testing.assert_allclose(vector_D, first_D / np.linalg.norm(first_D), atol=1e-6)
+        mean_D = states_TD.mean(dim=0).numpy()
+        assert abs(vector_D - mean_D / np.linalg.norm(mean_D)).max() > 1e-3
 
 
 def test_the_name_tells_weights_and_prefix_apart(bert_folder: Path, tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """The base model's own view of a text: its last hidden states, averaged with weights that grow (RDS+).
 
+What all texts share is taken off: without that, cosines tell little and a threshold nothing.
+
 B: rows of a batch, T: tokens of a row, N: texts, D: hidden size.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from hashlib import sha256
 
 import numpy as np
@@ -12,26 +16,33 @@ import torch
 from torch import Tensor, nn
 
 from kshot.batching import length_batches, pad_left, position_ids
+from kshot.corpus.encoders.background import BACKGROUND
 from kshot.corpus.encoders.protocol import unit_rows
 from kshot.language_model import TOKENS_PER_BATCH, LanguageModel
 from kshot.prompts import TokenisedExample
 
 MAX_TOKENS = 2_048  # of a text, as in the paper
+_LEAST_SCALE = 0.1  # of the median: a coordinate that never changes must not become the largest
 
 
 class HiddenStateEncoder:
     """A base model as a `TextEncoder`: `Σ i·h_i / Σ i` over the real tokens i = 1..T of a text.
 
     Later tokens have read more of the text, so they count for more. Request and response are one text,
-    without a chat template. Cosines lie high: of SmolLM2-135M, 0.94 is the median of two rows of one data set
-    and 0.73 of two data sets, so that `data.threshold` must be near 1 (0.9 takes most rows for copies).
+    without a chat template. Hidden states share one large direction, and a few coordinates outweigh all
+    others; so each coordinate of the unit vector is standardised by its mean and standard deviation over
+    `BACKGROUND`. Of 1,461 short open rows of 55 sets by SmolLM2-135M, two of different sets have a median
+    cosine of 0.76 as published and 0.06 so (MiniLM: 0.06), a row and its near-copy 1.00 and 0.99, with 0.89
+    for one in twenty. A threshold of 0.9 takes 80 % of the rows for copies as published, 22 % less the mean
+    alone, and 10 % so (MiniLM: 9 %). Statistics of the pool itself tell hardly better (9 %), but would give
+    each pool other vectors.
 
     Args:
         lm: Runs in evaluation mode, without gradients.
         tokens_per_batch: Padded tokens of one forward pass.
 
     Reference: Ivison et al. 2025, Large-Scale Data Selection for Instruction Tuning, arXiv 2503.01807; the
-    weights are those of SGPT, arXiv 2202.08904.
+    weights are those of SGPT, arXiv 2202.08904. Timkey and van Schijndel 2021, arXiv 2109.04404, standardise.
     """
 
     def __init__(self, lm: LanguageModel, *, tokens_per_batch: int = TOKENS_PER_BATCH) -> None:
@@ -41,12 +52,27 @@ class HiddenStateEncoder:
 
     @property
     def name(self) -> str:
-        """Name of the model and hash of its weights."""
+        """Name of the model, and hash of its weights and the background."""
         return self._name
 
-    @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts; see `TextEncoder.encode`."""
+        vectors_ND = self._as_published(texts)
+        is_empty_N = ~vectors_ND.any(axis=1)
+        mean_D, scale_D = self._background
+        vectors_ND = (vectors_ND - mean_D) / scale_D
+        vectors_ND[is_empty_N] = 0
+        return unit_rows(vectors_ND, self._name, texts)
+
+    @cached_property
+    def _background(self) -> tuple[np.ndarray, np.ndarray]:
+        vectors_ND = self._as_published(BACKGROUND)
+        std_D = vectors_ND.std(axis=0)
+        return vectors_ND.mean(axis=0), std_D + _LEAST_SCALE * np.median(std_D)
+
+    @torch.inference_mode()
+    def _as_published(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the unit vectors of RDS+."""
         lm = self._lm
         lm.model.eval()
         ids = [self._ids(text) for text in texts]
@@ -104,8 +130,8 @@ def _hidden_size(model: nn.Module) -> int:
 
 
 def _weights_hash(model: nn.Module) -> str:
-    """Return a hash of every parameter, so that an adapter or another precision is another encoder."""
-    digest = sha256()
+    """Return a hash of background and parameters: an adapter or another precision is another encoder."""
+    digest = sha256(json.dumps(BACKGROUND).encode())
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)

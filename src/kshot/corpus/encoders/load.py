@@ -1,6 +1,7 @@
 """From what a task file says to an encoder."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from kshot.corpus.encoders.hidden_states import HiddenStateEncoder
 from kshot.corpus.encoders.protocol import TextEncoder
@@ -38,5 +39,5 @@ def load_encoder(
             raise ConfigError("the encoder base-model needs a task: name a model, or use static")
         return HiddenStateEncoder(base_model())
     folder = resolve_model(reference)
-    label = folder.name if str(folder) == reference else reference
+    label = folder.absolute().name if Path(reference).expanduser().is_dir() else reference
     return SentenceEncoder(folder, prefix=prefix, label=label)

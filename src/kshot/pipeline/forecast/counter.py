@@ -1,5 +1,6 @@
 """Counts what each stage of a run has to compute, from its inputs."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -27,6 +28,7 @@ from kshot.pipeline.forecast.amounts import (
     training_range,
 )
 from kshot.pipeline.inputs import Inputs
+from kshot.pipeline.token_experts import MAX_ANSWERS, MAX_TOKENS
 from kshot.pipeline.training_stage import training_rows
 from kshot.prompts import TokenisedExample, form_of, prompt_of
 from kshot.run_folder import SCORE_STORE, RunFolder
@@ -58,6 +60,8 @@ class WorkCounter:
             return self._embedding() if task.data.budget else []
         if stage in ("single", "expert"):
             return [self._training("train_mixture" if stage == "expert" else "train_single")]
+        if stage == "choice":
+            return self._choosing(task.evaluation.num_folds(len(self.inputs.shots)))
         return self._testing(stage)
 
     @cached_property
@@ -100,18 +104,26 @@ class WorkCounter:
     @cached_property
     def sample(self) -> list[Example]:
         """Some usable pool rows, evenly spread."""
+        if not self.inputs.task.data.budget:
+            return []
         usable = np.setdiff1d(np.arange(len(self.inputs.pool)), self.inputs.survey.avoided)
         places = np.linspace(0, len(usable) - 1, min(SAMPLE, len(usable))).astype(np.int64)
         return self.inputs.pool.examples_at(usable[places]) if usable.size else []
 
     @cached_property
+    def shot_rows(self) -> list[TokenisedExample]:
+        """The shots as they are trained on."""
+        return [self._tokens(shot, self.inputs.task.training.max_length) for shot in self.inputs.shots]
+
+    @cached_property
+    def selected_rows(self) -> list[TokenisedExample]:
+        """The selected rows, where they are."""
+        return training_rows(self.inputs, self._run, []) if self._data_is_there else []
+
+    @property
     def rows(self) -> list[TokenisedExample]:
-        """Rows to train on that are known: the shots, and selected rows where they are."""
-        if self._data_is_there:
-            return training_rows(self.inputs, self._run)
-        training = self.inputs.task.training
-        shots = [self._tokens(shot, training.max_length) for shot in self.inputs.shots]
-        return shots * training.shot_repeats
+        """Rows to train on that are known."""
+        return self.shot_rows * self.inputs.task.training.shot_repeats + self.selected_rows
 
     @cached_property
     def sampled_rows(self) -> list[TokenisedExample]:
@@ -187,12 +199,40 @@ class WorkCounter:
             total += 0 if are_whole(target, (rows, num_dimensions)) else rows
         return total
 
-    def _training(self, kind: Kind) -> Amount:
-        task = self.inputs.task
-        more = 0 if self._data_is_there else task.data.budget
+    def _training(
+        self, kind: Kind, *, times_shots: int = 1, times_rows: int = 1, share: float = 1.0
+    ) -> Amount:
+        """Return the tokens of so many trainings, of which fewer may hold a shot than hold a selected row."""
+        training = self.inputs.task.training
+        more = 0 if self._data_is_there else self.inputs.task.data.budget
         sampled = [len(row) for row in self.sampled_rows] if more else []
-        known = [len(row) for row in self.rows]
-        return training_range(kind, known, sampled, more, task.training.num_train_epochs)
+        shots = self.shot_rows * training.shot_repeats * times_shots
+        known = [len(row) for row in [*shots, *self.selected_rows * times_rows]]
+        return training_range(kind, known, sampled, more * times_rows, training.num_train_epochs * share)
+
+    def _choosing(self, folds: int) -> list[Amount]:
+        """Return what trainings without a fold each take, and reading the shots with every arm."""
+        if not folds:
+            return []
+        settings, each = self.inputs.task.evaluation, self._scored_tokens(self.inputs.shots)
+        kinds: tuple[Kind, ...] = (
+            ("train_mixture", "train_single") if settings.fold_single else ("train_mixture",)
+        )
+        trained = [
+            self._training(kind, times_shots=folds - 1, times_rows=folds, share=settings.fold_epochs)
+            for kind in kinds
+        ]
+        single = exactly("read_single", each * (2 + settings.fold_single))
+        return [*trained, single, exactly("read_mixture", each * 2)]
+
+    def _scored_tokens(self, examples: Sequence[Example]) -> int:
+        """Return the tokens of examples whose likelihood is asked for: of each choice, or of the answer."""
+        if self.generates:
+            return sum(len(self._tokens(one)) for one in examples)
+        encode = self.inputs.lm.template.encode
+        return sum(
+            len(encode(prompt_of(one, "cloze"), choice)) for one in examples for choice in one.choices or ()
+        )
 
     def _testing(self, stage: str) -> list[Amount]:
         mixture = stage.endswith("_mixture")
@@ -200,15 +240,20 @@ class WorkCounter:
         if self.generates:
             answer: Kind = "answer_mixture" if mixture else "answer_single"
             tuned = "tuned" in stage
-            return answering(read, answer, [len(ids) for ids in self.prompts], self._answers(tuned=tuned))
+            found = answering(read, answer, [len(ids) for ids in self.prompts], self._answers(tuned=tuned))
+        else:
+            found = [exactly(read, self._scored_tokens(self.inputs.test))]
+        return [*found, self._read_again()] if stage.endswith("tuned_mixture") else found
+
+    def _read_again(self) -> Amount:
+        """Return what it takes to read the first answers once more, for the experts behind each token."""
+        examples = self.inputs.test[:MAX_ANSWERS]
+        if self.generates:
+            prompts, length = sum(map(len, self.prompts[:MAX_ANSWERS])), self._answers(tuned=True)
+            ends = [min(MAX_TOKENS, end) * len(examples) for end in (length.low, length.high)]
+            return Amount("read_mixture", prompts + ends[0], prompts + ends[1])
         encode = self.inputs.lm.template.encode
-        return [
-            exactly(
-                read,
-                sum(
-                    len(encode(prompt_of(row, "cloze"), choice))
-                    for row in self.inputs.test
-                    for choice in row.choices or ()
-                ),
-            )
+        choices = [
+            [len(encode(prompt_of(one, "cloze"), choice)) for choice in one.choices or ()] for one in examples
         ]
+        return Amount("read_mixture", sum(min(one) - 1 for one in choices), sum(map(max, choices)))

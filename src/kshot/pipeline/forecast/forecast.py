@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kshot.config import TaskConfig, read_task
+from kshot.pipeline.choice_stage import check_folds
 from kshot.pipeline.forecast.amounts import Amount
 from kshot.pipeline.forecast.counter import WorkCounter
 from kshot.pipeline.forecast.memory import disk_bytes, resident_bytes, stage_bytes
@@ -86,6 +87,7 @@ def forecast_run(
     config = config if seed is None else config.model_copy(update={"seed": seed})
     check_tracker(config.training.report_to)
     inputs = Inputs(config, progress or Silent())
+    check_folds(inputs)
     plan = plan_run(inputs, Path(out))
     ahead = [stage.name for stage in plan if not stage.reused]
     if not ahead:

@@ -12,7 +12,7 @@ from kshot.pipeline.forecast.probe import Probe
 from kshot.pipeline.forecast.training_probe import TrainingProbe
 
 ENCODER_BYTES = 500_000_000  # MiniLM with a batch of 64 texts; larger encoders take more
-FLOAT16 = 2
+_TRAINING = ("single", "expert", "choice")  # the last by folds of the shots, if at all
 
 
 def resident_bytes() -> int:
@@ -32,22 +32,21 @@ def stage_bytes(counter: WorkCounter, stage: str, probe: Probe) -> int:
         return batch + ADAPTERS_AT_ONCE * _adapter_bytes(probe)
     if stage == "data":
         return ENCODER_BYTES if counter.inputs.task.data.budget else 0
-    if stage in ("single", "expert"):
-        trained = probe.mixture if stage == "expert" else probe.single
+    if stage in _TRAINING:
+        trained = _probe_of(stage, probe) if counter.amounts(stage) else None
         return trained.step_bytes(_largest_micro_batch(counter)) + trained.weight_bytes if trained else 0
     return _answer_bytes(counter)
 
 
 def disk_bytes(counter: WorkCounter, stages: Sequence[str], probe: Probe) -> int:
     """Return what a run adds to the disk at its peak: tuned adapters, and two checkpoints of one."""
-    trained = [_probe_of(stage, probe) for stage in stages if stage in ("single", "expert")]
-    found = [one for one in trained if one is not None]
-    kept = sum(one.weight_bytes for one in found)
-    return kept + 2 * max((one.checkpoint_bytes for one in found), default=0)
+    found = {stage: one for stage in stages if stage in _TRAINING and (one := _probe_of(stage, probe))}
+    kept = sum(one.weight_bytes for stage, one in found.items() if stage != "choice")
+    return kept + 2 * max((one.checkpoint_bytes for one in found.values()), default=0)
 
 
 def _probe_of(stage: str, probe: Probe) -> TrainingProbe | None:
-    return probe.mixture if stage == "expert" else probe.single
+    return probe.single if stage == "single" else probe.mixture
 
 
 def _model_bytes(counter: WorkCounter) -> int:

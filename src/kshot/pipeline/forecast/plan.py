@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from kshot.pipeline.arms import ARMS
+from kshot.pipeline.choice_stage import choice_reads
 from kshot.pipeline.data_stage import data_reads
-from kshot.pipeline.evaluation_stage import ARMS, arm_reads
+from kshot.pipeline.evaluation_stage import arm_reads
 from kshot.pipeline.experts_stage import experts_reads
 from kshot.pipeline.inputs import Inputs
 from kshot.pipeline.screening_stage import is_ordered, screening_reads
-from kshot.pipeline.training_stage import training_reads
-from kshot.run_folder import RunFolder, Stage
+from kshot.pipeline.training_stage import trained_stages, training_reads
+from kshot.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,9 @@ def plan_run(inputs: Inputs, out: Path) -> list[PlannedStage]:
     stages = [run.planned("screening", screening_reads(inputs))] if is_ordered(inputs) else []
     stages.append(run.planned("experts", experts_reads(inputs)))
     stages.append(run.planned("data", data_reads(inputs)))
-    trained: tuple[Stage, ...] = ("single", "expert") if inputs.test else ("expert",)
-    for stage in trained:
+    for stage in trained_stages(inputs):
         stages.append(run.planned(stage, training_reads(inputs, run, stage)))
+    stages.append(run.planned("choice", choice_reads(inputs, run)))
     for arm in ARMS if inputs.test else ():
         stages.append(run.planned(f"eval/{arm}", arm_reads(inputs, run, arm)))
     return stages

@@ -145,7 +145,7 @@ def _answering(
 ) -> dict[Kind, Rate]:
     if read not in kinds:
         return {}
-    if not counter.generates:
+    if not counter.generates or not counter.prompts:
         return {read: likelihood_rate(lm, _middling(counter.rows))}
     task = counter.inputs.task
     num_rows = min(task.evaluation.batch_size, len(counter.inputs.test))

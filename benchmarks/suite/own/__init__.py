@@ -1,0 +1,1 @@
+"""Arms of kshot, and those that need nothing but a LoRA."""

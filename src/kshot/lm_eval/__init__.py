@@ -1,0 +1,1 @@
+"""kshot's experts in EleutherAI's lm-evaluation-harness: `python -m kshot.lm_eval --model kshot ...`."""
