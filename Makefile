@@ -16,7 +16,7 @@ $(DEVELOPS): $(RUNS)
 	$(PIP_INSTALL) --editable '.[dev]'
 	touch $@
 
-# A task folder, a run on SmolLM2-135M, the result table and the report: about eleven minutes on two cores.
+# A task folder, a run on SmolLM2-135M, the result table and the report: a quarter of an hour on two cores from nothing.
 demo: $(RUNS)
 	test -d demo || $(BIN)/kshot init demo
 	OMP_PROC_BIND=true $(BIN)/kshot run demo/task.yaml --out demo/run # bound threads: a tenth faster on two cores
