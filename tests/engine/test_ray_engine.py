@@ -207,6 +207,7 @@ from pathlib import Path
 from kshot.engine import RayEngine
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     notes = Path(sys.argv[1])
 
     def make_worker(notes=notes):
