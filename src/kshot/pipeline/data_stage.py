@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from kshot.atomic import write_json, write_text
+from kshot.config import EncoderDtype
 from kshot.corpus import (
     LengthLimits,
     Rule,
@@ -92,14 +93,14 @@ def run_data(inputs: Inputs, folder: Path) -> None:
 def _embed(inputs: Inputs) -> tuple[np.ndarray, Vectors, np.ndarray, FirstRows | None]:
     """Return the pool rows that have vectors, their vectors, those of the shots, and what workers found."""
     settings, pool, avoided = inputs.task.data, inputs.pool, inputs.survey.avoided
-    encoder = _encoder(inputs, settings.encoder, settings.encoder_prefix)
+    encoder = _encoder(inputs, settings.encoder, settings.encoder_prefix, settings.encoder_dtype)
     shots_KD = encoder.encode([text_of(shot) for shot in inputs.shots])
     if settings.shortlist_encoder is None:
         gathered = _gathered(inputs, shots_KD) if inputs.engine else None
         with inputs.progress.bar("embedding the pool", len(pool)) as advance:
             vectors_ND = embed_pool(pool, encoder, advance, gathered=gathered)
         return np.arange(len(pool)), vectors_ND, shots_KD, gathered.whole() if gathered else None
-    cheap = _encoder(inputs, settings.shortlist_encoder, "")
+    cheap = _encoder(inputs, settings.shortlist_encoder)
     num_rows = settings.shortlist_factor * settings.budget
     total = len(pool) + min(num_rows, len(pool) - len(avoided))
     with inputs.progress.bar("embedding the pool", total) as advance:
@@ -118,11 +119,13 @@ def _gathered(inputs: Inputs, shots_KD: np.ndarray) -> GatheredRows:
     return GatheredRows(Asked(shots_KD, settings.strategy, depth), usable_N, inputs.survey.keys)
 
 
-def _encoder(inputs: Inputs, reference: str, prefix: str) -> TextEncoder:
-    here = load_encoder(reference, prefix=prefix, base_model=lambda: inputs.lm)
+def _encoder(
+    inputs: Inputs, reference: str, prefix: str = "", dtype: EncoderDtype = "float32"
+) -> TextEncoder:
+    here = load_encoder(reference, prefix=prefix, dtype=dtype, base_model=lambda: inputs.lm)
     sends_base = inputs.engine is not None and reference == BASE_MODEL
     base_model = SentModel.of(inputs.lm).load if sends_base else None
-    return spread_encoder(here, inputs.engine, reference, prefix=prefix, base_model=base_model)
+    return spread_encoder(here, inputs.engine, reference, prefix=prefix, dtype=dtype, base_model=base_model)
 
 
 def _rules(inputs: Inputs, rows_M: np.ndarray) -> list[Rule]:

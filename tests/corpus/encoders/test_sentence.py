@@ -104,6 +104,16 @@ def test_against_the_first_token_by_hand_with_a_prefix_before_each_text(tmp_path
         assert abs(vector_D - mean_D / np.linalg.norm(mean_D)).max() > 1e-3
 
 
+def test_half_precision_gives_nearly_the_same_vectors_under_another_name(bert_folder: Path) -> None:
+    whole = SentenceEncoder(bert_folder, device="cpu")
+    half = SentenceEncoder(bert_folder, dtype="bfloat16", device="cpu")
+    assert half.name == f"{whole.name} bfloat16"
+    vectors_ND = half.encode(TEXTS)
+    assert vectors_ND.dtype == np.float32
+    cosines_N = (vectors_ND * whole.encode(TEXTS)).sum(axis=1)
+    assert 0.999 < cosines_N.min() < 1 - 1e-7
+
+
 def test_the_name_tells_weights_and_prefix_apart(bert_folder: Path, tmp_path: Path) -> None:
     plain = SentenceEncoder(bert_folder, device="cpu").name
     assert plain.startswith("model ")

