@@ -154,8 +154,10 @@ class Remembering:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         new = [text for text in dict.fromkeys(texts) if text not in self._seen]
-        self._seen |= dict(zip(new, self._encoder.encode(new), strict=True))
-        return np.stack([self._seen[text] for text in texts])
+        if new or not texts:  # of no texts the number of dimensions is asked
+            vectors_ND = self._encoder.encode(new)
+            self._seen |= dict(zip(new, vectors_ND, strict=True))
+        return np.stack([self._seen[text] for text in texts]) if texts else vectors_ND
 
 
 def task_rows(task: str, part: str, *, choices: bool) -> list[Example]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from kshot.attention import training_attention
 from kshot.batching import Batch, label_logits, pad_left
 from kshot.config import TrainingConfig
 from kshot.errors import ConfigError
@@ -83,7 +84,8 @@ def fit(
         trainer = _trainer(lm, rows, settings, seed, checkpoints, scratch, run_name)
         for callback in callbacks:
             trainer.add_callback(callback)
-        trainer.train(resume_from_checkpoint=_last_whole(checkpoints) if checkpoints else None)
+        with training_attention(lm.model, settings.per_device_train_batch_size, max(map(len, rows))):
+            trainer.train(resume_from_checkpoint=_last_whole(checkpoints) if checkpoints else None)
     lm.model.eval()
     return TrainingResult(
         losses=[entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
