@@ -1,7 +1,8 @@
 """A tiny language model with a tokenizer, made in code, and PEFT LoRA folders for it.
 
 `tiny_model_folder` and `tiny_lm` are the same model each time: a Llama of 2 layers and hidden size 32 whose
-tokenizer has a ChatML template and the end token `<|im_end|>`. `lora_folder(name, seed)` writes an adapter.
+tokenizer has a ChatML template and the end token `<|im_end|>`. `lora_folder(name, seed)` writes an adapter,
+`task` a whole task on that model.
 """
 
 import os
@@ -19,6 +20,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kshot.language_model import LanguageModel
+
+from .tiny_task import write_tiny_task
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -91,6 +94,15 @@ def lora_folder(tiny_model_folder: Path, tmp_path: Path) -> LoraFolder:
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def task(
+    tmp_path: Path, tiny_model_folder: Path, lora_folder: LoraFolder, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The task file of `tiny_task`, in a folder of its own; the cache is empty, and the test's alone."""
+    monkeypatch.setenv("KSHOT_HOME", str(tmp_path / "home"))
+    return write_tiny_task(tmp_path / "task", tiny_model_folder, lora_folder)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from kshot.pipeline import run
 from kshot.progress import Silent
 from kshot.run_folder import EVENTS, RunFolder
 
-from .tiny_task import change_task, write_tiny_task
+from .tiny_task import change_task
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -90,14 +89,7 @@ def test_a_stage_that_fails_says_why(tmp_path: Path, error: BaseException) -> No
     assert "no such row" in last["error"] or last["interrupted"]
 
 
-def test_the_events_of_a_run(
-    tmp_path: Path,
-    tiny_model_folder: Path,
-    lora_folder: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("KSHOT_HOME", str(tmp_path / "home"))
-    task = write_tiny_task(tmp_path / "task", tiny_model_folder, lora_folder)
+def test_the_events_of_a_run(task: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(task, out, until="training")
     found = _lines(out / EVENTS)

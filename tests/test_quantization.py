@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from kshot.bank import Bank
-from kshot.bank.adapter import Adapter, describe
 from kshot.config import TaskConfig, TrainingConfig
 from kshot.errors import ConfigError, MissingExtraError
 from kshot.evaluation import evaluate
@@ -18,14 +17,15 @@ from kshot.pipeline.model_card import mixture_card
 from kshot.quantization import quantization_settings
 from kshot.training import fit
 
+from .experts.banks import bank_of
+
 SHOTS = [Example("say cat", "the cat", id="a"), Example("count", "one two three", rationale="start", id="b")]
 LARGEST_ERROR = {"8bit": 0.1, "4bit": 0.5}  # of a mean NLL of 4 to 8 nats, of a tiny model of random weights
 
 
 @pytest.fixture
 def bank(lora_folder) -> Bank:
-    folders = [lora_folder("first", seed=1), lora_folder("second", seed=2, r=2)]
-    return Bank([Adapter(folder, describe(folder, folder.name)) for folder in folders])
+    return bank_of(lora_folder("first", seed=1), lora_folder("second", seed=2, r=2))
 
 
 @pytest.fixture(params=["8bit", "4bit"])

@@ -72,6 +72,21 @@ def test_blank_lines_and_byte_order_marks(tmp_path: Path) -> None:
             b'{"a": 1}\n{"a": "\xff"}\n',
             "x.jsonl, line 2: expected UTF-8, got invalid start byte at byte 7",
         ),
+        (
+            "x.jsonl",
+            b'{"a": "b\n',
+            "x.jsonl, line 1: expected a JSON object, got Unterminated string starting at column 7",
+        ),
+        (
+            "x.jsonl",
+            b'{"a": "b\tc"}\n',
+            "x.jsonl, line 1: expected a JSON object, got Invalid control character at column 9",
+        ),
+        (
+            "x.json",
+            b'[{"a": "b\tc"}]',
+            "x.json: expected a JSON list of objects, got Invalid control character in item 1",
+        ),
         ("x.json", b'[{"a": 1}', "x.json: expected a JSON list of objects, got no ',' after item 1"),
         ("x.json", b'[{"a": 1', "x.json: expected a JSON list of objects, got Expecting .* in item 1"),
         ("x.json", b'[{"a": 1}] {', "x.json: expected a JSON list of objects, got '{' after its end"),

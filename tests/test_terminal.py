@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from kshot.terminal import data_table, selection_table
+from kshot.terminal import data_table, result_table, selection_table
 
 RANKED = {
     "accuracy": 0.5,
@@ -91,3 +91,28 @@ def test_selected_rows_by_source_and_why_others_were_left_out() -> None:
     assert "1 of sources that gave their share" in text
     assert "4 without a vector" in text
     assert "rationale" not in text
+
+
+ARMS = [
+    {"arm": arm, "title": title, "accuracy": 0.5, "stderr": None, "n": 2, "p_against_tuned_mixture": None}
+    for arm, title in (("base", "base model"), ("tuned_mixture", "tuned mixture"))
+]
+
+
+def _results_drawn(choice: dict[str, str] | None) -> str:
+    console = Console(record=True, width=200, file=StringIO())
+    console.print(result_table(ARMS, choice))
+    return console.export_text()
+
+
+def test_the_chosen_arm_is_marked_with_the_reason_below() -> None:
+    text = _results_drawn({"chosen": "base", "reason": "by 0.2 ± 0.1 nats [a token]"})
+    assert "base model * " in text
+    assert "tuned mixture * " not in text
+    assert "* handed over: by 0.2 ± 0.1 nats [a token]" in text
+
+
+def test_no_arm_is_marked_before_a_choice() -> None:
+    text = _results_drawn(None)
+    assert "tuned mixture" in text
+    assert "*" not in text

@@ -1,7 +1,6 @@
 """Trackers: refused early where they are missing; TensorBoard writes into the run folder."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,7 @@ from kshot.errors import MissingExtraError
 from kshot.pipeline import run
 from kshot.tracking import check_tracker, logging_into
 
-from .tiny_task import change_task, write_tiny_task
-
-
-@pytest.fixture
-def task(
-    tmp_path: Path,
-    tiny_model_folder: Path,
-    lora_folder: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    monkeypatch.setenv("KSHOT_HOME", str(tmp_path / "home"))
-    return write_tiny_task(tmp_path / "task", tiny_model_folder, lora_folder)
+from .tiny_task import change_task
 
 
 def test_a_tracker_that_is_missing_is_refused_before_anything_is_scored(task: Path, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from .tiny_bank import write_bank
+
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
@@ -25,9 +27,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_tiny_task(folder: Path, model: Path, lora_folder: Callable[..., Path]) -> Path:
     """Write a task folder; return its task file."""
-    (folder / "bank").mkdir(parents=True)
-    for seed, name in enumerate(["aa", "bb", "cc", "dd", "ee"]):
-        lora_folder(name, seed=seed).rename(folder / "bank" / name)
+    write_bank(folder / "bank", lora_folder)
     write_rows(folder / "shots.jsonl", tiny_rows(4))
     write_rows(folder / "test.jsonl", tiny_rows(6, start=10))
     write_rows(folder / "pool.jsonl", tiny_rows(60, start=100, rationale=False))

@@ -49,7 +49,9 @@ class Difference:
 
     def rounded(self) -> dict[str, float]:
         """Return the fields, to be written."""
-        return {name: float(f"{value:.3g}") for name, value in asdict(self).items()}
+        return {
+            name: value if name == "tokens" else float(f"{value:.3g}") for name, value in asdict(self).items()
+        }
 
 
 class LlamaCpp:

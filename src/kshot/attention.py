@@ -8,8 +8,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 MOST_BYTES = 1 << 30  # kept by plain attention for the backward pass; the fused one keeps next to nothing
-    1 << 30
-)  # that plain attention may keep for the backward pass; the fused one keeps next to nothing
 KEPT_TENSORS = 4  # of shape (B, H, T, T) a layer: scores, weights, and the softmax in float32, twice as wide
 
 

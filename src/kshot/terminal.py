@@ -27,6 +27,7 @@ LEFT_OUT = {
     "too_short": "too short",
     "too_long": "too long",
 }
+CHOSEN = "*"  # behind the name of the arm that a run hands over
 ORDER_SHOWN = 20  # adapters of an ordered bank
 FAILURES_SHOWN = 5  # of those that could not be ordered
 
@@ -168,19 +169,21 @@ def _left_out(summary: Mapping[str, Any]) -> Iterator[str]:
             yield f"{summary[key]} {what}"
 
 
-def result_table(arms: Sequence[Mapping[str, Any]]) -> Table:
-    """Draw the arms with standard errors."""
+def result_table(arms: Sequence[Mapping[str, Any]], choice: Mapping[str, Any] | None = None) -> Table:
+    """Draw the arms with standard errors, and mark the one that is handed over, with the reason."""
     table = Table("arm", "accuracy", "stderr", "n", "p against tuned mixture", title="test rows")
     for arm in arms:
         p_value = arm["p_against_tuned_mixture"]
         bold = "[bold]" if arm["arm"] == "tuned_mixture" else ""
         table.add_row(
-            bold + arm["title"],
+            bold + arm["title"] + (f" {CHOSEN}" if choice and arm["arm"] == choice["chosen"] else ""),
             f"{bold}{arm['accuracy']:.3f}",
             "" if arm["stderr"] is None else f"± {arm['stderr']:.3f}",
             str(arm["n"]),
             "" if p_value is None else f"{p_value:.2g}",
         )
+    if choice:
+        table.caption = Text(f"{CHOSEN} handed over: {choice['reason']}")
     return table
 
 

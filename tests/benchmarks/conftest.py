@@ -9,7 +9,9 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parents[2] / "benchmarks"), str(Path(__file__).parent)]
 
 from suite.shared_work import SharedWork  # noqa: E402 - the paths come first
-from suite_toy import toy_work, write_bank, write_toy_data  # noqa: E402
+from suite_toy import toy_work, write_toy_data  # noqa: E402
+
+from ..tiny_bank import write_bank  # noqa: E402
 
 
 @pytest.fixture

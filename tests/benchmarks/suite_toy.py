@@ -1,7 +1,6 @@
 """Toy tasks for the suite on the tiny model: 4 shots a seed, a few test rows, 5 adapters, 40 open rows."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +60,8 @@ def write_toy_data(folder: Path) -> None:
     write_parquet(folder / "open" / "rows.parquet", [row(index) for index in range(100, 140)])
 
 
-def write_bank(folder: Path, lora_folder: Callable[..., Path]) -> None:
-    folder.mkdir(parents=True)
-    for seed, name in enumerate(["aa", "bb", "cc", "dd", "ee"]):
-        lora_folder(name, seed=seed).rename(folder / name)
-
-
 def toy_work(folder: Path, model: Path) -> SharedWork:
-    """Return shared work on what `write_toy_data` and `write_bank` have written to `folder`."""
+    """Return shared work on the data of `write_toy_data`, and on a bank, that lie in `folder`."""
     return SharedWork(
         base=str(model),
         dtype="float32",

@@ -26,7 +26,7 @@ def test_a_message_gets_a_coloured_answer(url: str, open_page: Any, size: Any) -
             assert answer.count() == 1
             tokens = answer.locator("span")
             assert tokens.count() > 0
-            assert tokens.first.get_attribute("title")
+            assert tokens.first.get_attribute("title").endswith(" above its mean")
             colours = answer.locator("span[class^=e]").evaluate_all(
                 "all => all.map(one => getComputedStyle(one).backgroundColor)"
             )
@@ -37,13 +37,17 @@ def test_a_message_gets_a_coloured_answer(url: str, open_page: Any, size: Any) -
             assert not opened.is_wider_than_the_screen
 
 
+def _send(page: Any, address: str, text: str) -> None:
+    page.goto(address)
+    page.wait_for_selector("#model option", state="attached")
+    page.get_by_label("message").fill(text)
+    page.get_by_role("button", name="send").click()
+
+
 def test_another_model_and_a_new_chat_start_afresh(url: str, open_page: Any) -> None:
     with open_page() as opened:
         page = opened.page
-        page.goto(url)
-        page.wait_for_selector("#model option", state="attached")
-        page.get_by_label("message").fill("yes")
-        page.get_by_role("button", name="send").click()
+        _send(page, url, "yes")
         page.locator("#send:enabled").wait_for()
         assert page.locator("#log > div").count() == 2
         page.get_by_role("button", name="new chat").click()
@@ -56,10 +60,7 @@ def test_another_model_and_a_new_chat_start_afresh(url: str, open_page: Any) -> 
 def test_text_of_answers_and_messages_stays_text(url: str, open_page: Any) -> None:
     with open_page() as opened:
         page = opened.page
-        page.goto(url)
-        page.wait_for_selector("#model option", state="attached")
-        page.get_by_label("message").fill("<img src=x onerror=alert(1)>")
-        page.get_by_role("button", name="send").click()
+        _send(page, url, "<img src=x onerror=alert(1)>")
         page.locator("#send:enabled").wait_for()
         assert page.locator("#log .user").text_content() == "<img src=x onerror=alert(1)>"
         assert page.locator("img").count() == 0
@@ -69,10 +70,7 @@ def test_text_of_answers_and_messages_stays_text(url: str, open_page: Any) -> No
 def test_too_long_a_message_is_told(served: Served, open_page: Any) -> None:
     with serving(served) as address, open_page() as opened:
         page = opened.page
-        page.goto(address)
-        page.wait_for_selector("#model option", state="attached")
-        page.get_by_label("message").fill("many words " * 600)
-        page.get_by_role("button", name="send").click()
+        _send(page, address, "many words " * 600)
         error = page.locator("#log .error")
         error.wait_for()
         assert "token" in (error.text_content() or "")

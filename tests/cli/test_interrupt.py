@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from ..tiny_task import change_task, write_tiny_task
+from ..tiny_task import change_task
 
 PRODUCTS = [
     "experts/scores.json",
@@ -23,17 +23,6 @@ PRODUCTS = [
     "choice/held_out.json",
     "eval/results.json",
 ]
-
-
-@pytest.fixture
-def task(
-    tmp_path: Path,
-    tiny_model_folder: Path,
-    lora_folder: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    monkeypatch.setenv("KSHOT_HOME", str(tmp_path / "home"))
-    return write_tiny_task(tmp_path / "task", tiny_model_folder, lora_folder)
 
 
 Process = subprocess.Popen[str]

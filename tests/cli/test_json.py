@@ -12,8 +12,6 @@ from typer.testing import CliRunner
 
 from kshot.cli import app
 
-from ..tiny_task import write_tiny_task
-
 # Their own tests read what these print: they need a server, a Hub, an encoder or a recipe with data.
 ELSEWHERE = {
     "rationales",
@@ -26,17 +24,6 @@ ELSEWHERE = {
     "pool info",
 }
 ELSEWHERE |= {"pool search"}
-
-
-@pytest.fixture
-def task(
-    tmp_path: Path,
-    tiny_model_folder: Path,
-    lora_folder: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    monkeypatch.setenv("KSHOT_HOME", str(tmp_path / "home"))
-    return write_tiny_task(tmp_path / "task", tiny_model_folder, lora_folder)
 
 
 def _printed(*words: object) -> Any:
@@ -75,6 +62,8 @@ def test_every_command_prints_json_or_needs_none(
     }
     assert len(printed["select"]["selection"]["experts"]) == 3
     assert printed["run"]["results"] == printed["eval"]["results"] != []
+    assert printed["run"]["choice"] == printed["eval"]["choice"]
+    assert printed["run"]["choice"]["chosen"] == "tuned_mixture"
     assert Path(printed["train"]["expert"]).is_dir()
     assert Path(printed["report"]["report"]).is_file()
     assert printed["bank add"]["licence"] == "mit"

@@ -12,7 +12,7 @@ from kshot.cli import main
 from kshot.cli.mistakes import explain
 from kshot.errors import ConfigError
 
-from ..tiny_task import change_task, write_tiny_task
+from ..tiny_task import change_task
 
 Kshot = Callable[..., tuple[int, str]]
 
@@ -28,11 +28,6 @@ def kshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         return int(stopped.value.code or 0), capsys.readouterr().err
 
     return call
-
-
-@pytest.fixture
-def task(tmp_path: Path, tiny_model_folder: Path, lora_folder: Callable[..., Path]) -> Path:
-    return write_tiny_task(tmp_path / "task", tiny_model_folder, lora_folder)
 
 
 @pytest.mark.parametrize(

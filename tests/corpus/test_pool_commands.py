@@ -6,28 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from typer.testing import CliRunner
 
 from kshot.cli import app
 from kshot.errors import ConfigError, SourceError
+
+from ..word_encoder import write_word_encoder
 
 WORDS = ["red", "green", "blue", "one", "two", "three"]
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    words = ["[UNK]", *WORDS, *map(str.upper, WORDS)]
-    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    weights = np.vstack([np.zeros(6), np.eye(6), np.eye(6)]).astype(np.float32)
+    vectors_WD = np.vstack([np.zeros(6), np.eye(6), np.eye(6)])
     folder = tmp_path_factory.mktemp("encoder") / "colours"
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, weights)], device="cpu").save(str(folder))
-    return str(folder)
+    return str(write_word_encoder(folder, [*WORDS, *map(str.upper, WORDS)], vectors_WD))
 
 
 def _pool(*arguments: str) -> Any:

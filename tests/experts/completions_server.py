@@ -1,7 +1,7 @@
 """A local server that speaks `/v1/completions` as vLLM does, a real model with PEFT adapters behind it."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,17 @@ class ModelServer(LocalServer):
             return fails(404, f"The model `{request['model']}` does not exist.")
         with self._one_at_a_time, torch.inference_mode():
             return Reply(self._complete(request))
+
+    def change(self, change: Callable[[dict[str, Any]], Any], *, model: str | None = None) -> None:
+        """Let `change` have the choice of every completion, of one model alone if one is named."""
+
+        def reply(request: dict[str, Any], number: int) -> Reply:
+            honest = self.honest(request, number)
+            if request["path"] == "/v1/completions" and model in (None, request["model"]):
+                change(honest.body["choices"][0])
+            return honest
+
+        self.reply = reply
 
     def _complete(self, request: dict[str, Any]) -> dict[str, Any]:
         prompt, model = request["prompt"], request["model"]

@@ -17,6 +17,8 @@ from kshot.experts.ranking import rank_adapters
 from kshot.experts.shot_losses import shot_losses
 from kshot.language_model import LanguageModel
 
+from ..tiny_bank import write_bank
+
 NAMES = [f"m{number}" for number in range(9)]
 SHOTS = [
     Example(instruction=f"say {number} please", output=word, rationale=f"it is {word}", id=str(number))
@@ -42,10 +44,7 @@ class Recording(ScoreStore):
 
 @pytest.fixture
 def bank(tmp_path: Path, lora_folder) -> Bank:
-    (tmp_path / "bank").mkdir()
-    for seed, name in enumerate(NAMES):
-        lora_folder(name, seed=seed, r=2).rename(tmp_path / "bank" / name)
-    return Bank.open(tmp_path / "bank")
+    return Bank.open(write_bank(tmp_path / "bank", lora_folder, NAMES, r=2))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,9 @@
 """Prompts that are computed once give what computing them again gives."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from kshot.bank import Adapter, Bank
-from kshot.bank.adapter import describe
 from kshot.batching import pad_left
 from kshot.decoding import greedy_decode
 from kshot.examples import Example
@@ -15,6 +11,8 @@ from kshot.experts import score_experts
 from kshot.experts.prompt_cache import cache_prompts, cached_nll, join_caches, keeps_all_tokens
 from kshot.experts.shared_prompts import separate_nll, share_prompt
 from kshot.prompts import TokenisedExample
+
+from .banks import bank_of
 
 PROMPTS = [(5, 6, 7, 8, 9), (40, 41), (11, 12, 13)]
 TARGETS = [[(20, 21, 22), (23,)], [(24, 25)], [(26,), (27, 28, 29, 30), (31, 32)]]
@@ -26,10 +24,6 @@ SHOTS = [
     Example("count to three and then tell what comes", "four", rationale="three and one", id="a"),
     Example("say cat", "the cat", id="b"),
 ]
-
-
-def _bank(*folders: Path) -> Bank:
-    return Bank([Adapter(folder, describe(folder, folder.name)) for folder in folders])
 
 
 @torch.inference_mode()
@@ -63,7 +57,7 @@ def test_a_sliding_window_keeps_not_all_tokens(tiny_lm) -> None:
 
 
 def test_scores_are_those_of_a_model_without_cached_prompts(tiny_lm, lora_folder, monkeypatch) -> None:
-    bank = _bank(lora_folder("first", seed=1), lora_folder("second", seed=2, r=2))
+    bank = bank_of(lora_folder("first", seed=1), lora_folder("second", seed=2, r=2))
     once = score_experts(tiny_lm, bank, SHOTS, max_new_tokens=5)
     monkeypatch.setattr("kshot.experts.shot_passes.keeps_all_tokens", lambda model: False)
     again = score_experts(tiny_lm, bank, SHOTS, max_new_tokens=5)
@@ -73,7 +67,7 @@ def test_scores_are_those_of_a_model_without_cached_prompts(tiny_lm, lora_folder
 
 
 def test_prompts_are_run_once(tiny_lm, lora_folder) -> None:
-    bank = _bank(lora_folder("first", seed=1))
+    bank = bank_of(lora_folder("first", seed=1))
     seen = []
     handle = tiny_lm.model.get_input_embeddings().register_forward_hook(
         lambda _, inputs, __: seen.append(inputs[0].shape[1])

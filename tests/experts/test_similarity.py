@@ -11,8 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kshot.bank import Adapter
-from kshot.bank.adapter import describe
 from kshot.bank.fingerprint import fingerprint
 from kshot.errors import AdapterError, ConfigError
 from kshot.experts.similarity import (
@@ -22,6 +20,8 @@ from kshot.experts.similarity import (
     fingerprint_similarity,
 )
 from kshot.mixture import LoraExpert, LoraFactors
+
+from .banks import bank_of
 
 LoraFolder = Callable[..., Path]
 SHAPES = {"q": (12, 10), "v": (4, 10), "down": (10, 16)}  # outputs, inputs
@@ -184,8 +184,7 @@ def test_golden_by_hand() -> None:
 def test_reads_adapter_folders_and_tells_of_the_work_done(
     lora_folder: LoraFolder, mode: SimilarityMode
 ) -> None:
-    folders = [lora_folder(name, seed=seed) for seed, name in enumerate(["a", "b", "c"])]
-    bank = [Adapter(folder, describe(folder, folder.name)) for folder in folders]
+    bank = bank_of(*(lora_folder(name, seed=seed) for seed, name in enumerate(["a", "b", "c"])))
     units: list[int] = []
     found = adapter_similarity(bank, mode, units.append)
     assert sum(units) == 3

@@ -9,24 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kshot.bank import Bank
-from kshot.bank.adapter import WEIGHTS, Adapter, describe, sha256_of
+from kshot.bank.adapter import WEIGHTS, Adapter, sha256_of
 from kshot.errors import AdapterError, SourceError
 from kshot.evaluation.sandbox import allows_unsafe_code, unsafe_code
-from kshot.examples import Example
 from kshot.experts import ExpertScore, ScoreStore, score_experts
 from kshot.language_model import LanguageModel
 
-SHOTS = [
-    Example("add one and two", "three", answer="three", rationale="one and two is three", id="a"),
-    Example("say cat", "the cat", id="b"),
-    Example("count", "one two three four five", rationale="start at one", id="c"),
-]
-QUESTIONS = [
-    Example(
-        "Which? A: yes B: no", "B", choices=("yes", "no, not at all"), label=1, question="Which one?", id="q"
-    ),
-    Example("What? A: 1 B: 2 C: 3", "A", choices=("1", "2", "3"), label=0, question="What?", rationale="so"),
-]
+from .banks import bank_of
+from .shots import QUESTIONS, SHOTS
+
 AT_ONCE = {"adapters_at_once": 4}
 TASKS = {
     "generated": (SHOTS, {"max_new_tokens": 4}),
@@ -60,8 +51,7 @@ class Elsewhere:
 
 @pytest.fixture
 def bank(lora_folder) -> Bank:
-    folders = [lora_folder(f"adapter-{seed}", seed, r=2 + seed % 2) for seed in range(6)]
-    return Bank([Adapter(folder, describe(folder, folder.name)) for folder in folders])
+    return bank_of(*(lora_folder(f"adapter-{seed}", seed, r=2 + seed % 2) for seed in range(6)))
 
 
 def plain(scores) -> list[dict[str, object]]:

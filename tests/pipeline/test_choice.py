@@ -108,6 +108,11 @@ def test_a_mixture_that_learns_is_chosen_however_often_it_is_stopped(task: Path,
     assert results["chosen"] == {key: value for key, value in choice.items() if key != "seconds"}
     assert [one["arm"] for one in results["table"]] == [*ARMS[:2], "best_single_tuned", *ARMS[2:]]
 
+    assert result.choice == results["chosen"]
+    card = (out / "expert" / "adapter" / "README.md").read_text()
+    assert f"\n\nIts run hands it over: {choice['reason']}.\n\n| expert |" in card
+    assert "hands over another arm, the tuned mixture: " in (out / "single/adapter/README.md").read_text()
+
     before = _files(out)
     shutil.rmtree(out / "choice")
     run(task, out, until="training")  # undisturbed
@@ -170,6 +175,9 @@ def test_a_harmful_mixture_is_not_handed_over(
         with pytest.raises(RunFolderError, match=r"which chose the base model .*evaluation\.folds: 0"):
             hand_over()
     assert json.loads((out / "eval" / "results.json").read_text())["chosen"]["chosen"] == "base"
+    card = out / "expert" / "adapter" / "README.md"
+    told = f"Its run hands over no adapter but the base model as it is: {choice['reason']}."
+    assert told in card.read_text()
 
     change_task(task, evaluation__folds=0)
     again = run(task, out)
@@ -179,6 +187,7 @@ def test_a_harmful_mixture_is_not_handed_over(
     started = [event["stage"] for event in events[last + 1 :] if event["event"] == "started"]
     assert started == ["choice"]  # nothing is trained or tested again
     assert _choice(out)["reason"] == "not compared with other arms, as evaluation.folds is 0"
+    assert "Its run hands it over: not compared with other arms" in card.read_text()
 
 
 def _train(model: torch.nn.Module, template: PromptTemplate) -> None:
@@ -223,6 +232,8 @@ def test_a_good_expert_is_handed_over_in_place_of_a_harmful_mixture(
     card = (adapter / "README.md").read_text()
     assert f"one LoRA adapter,\nas it is: {choice['reason']}." in card
     assert "| cc |" in card
+    tuned = (out / "expert" / "adapter" / "README.md").read_text()
+    assert "Its run hands over another arm, the best single expert (by the shots): on shots" in tuned
 
     ids = torch.tensor([[3, 40, 50]])
     base = AutoModelForCausalLM.from_pretrained(tiny_model_folder).eval()

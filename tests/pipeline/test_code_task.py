@@ -10,13 +10,14 @@ from kshot.cli import main
 from kshot.errors import SandboxError
 from kshot.evaluation import sandbox
 
+from ..tiny_bank import write_bank
+from ..tiny_task import write_rows
+
 
 @pytest.fixture
 def task_file(tmp_path: Path, tiny_model_folder: Path, lora_folder, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two shots, two test rows, two adapters, no pool."""
-    (tmp_path / "bank").mkdir()
-    for seed, name in enumerate(["aa", "bb"]):
-        lora_folder(name, seed=seed).rename(tmp_path / "bank" / name)
+    write_bank(tmp_path / "bank", lora_folder, ["aa", "bb"])
     for name, numbers in {"shots": (1, 2), "test": (3, 4)}.items():
         rows = [
             {
@@ -27,7 +28,7 @@ def task_file(tmp_path: Path, tiny_model_folder: Path, lora_folder, monkeypatch:
             }
             for number in numbers
         ]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(tmp_path / f"{name}.jsonl", rows)
     task = {
         "name": "tiny-code",
         "base_model": str(tiny_model_folder),

@@ -9,11 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from typer.testing import CliRunner
 
 from kshot.cli import app
@@ -25,6 +20,10 @@ from kshot.pipeline.data_stage import data_reads, run_data
 from kshot.pipeline.inputs import Inputs
 from kshot.progress import Silent
 
+from ..tiny_bank import write_bank
+from ..tiny_task import write_rows
+from ..word_encoder import random_vectors, write_word_encoder
+
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 WORDS = [*NUMBERS, "red", "green", "blue", "hot", "cold", "big", "small"]
 LONG = "count the red and the green balls that three children took from the big box before they went home"
@@ -32,14 +31,10 @@ LONG = "count the red and the green balls that three children took from the big 
 
 @pytest.fixture(scope="module")
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    vocabulary = {word: index for index, word in enumerate(["[UNK]", "say", "please", *WORDS])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    weights = np.random.default_rng(0).normal(size=(len(vocabulary), 24)).astype(np.float32)
-    weights[0] = 0
-    folder = tmp_path_factory.mktemp("encoder") / "words"
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, weights)], device="cpu").save(str(folder))
-    return folder
+    words = ["say", "please", *WORDS]
+    vectors_WD = random_vectors(words, 24)
+    vectors_WD[0] = 0
+    return write_word_encoder(tmp_path_factory.mktemp("encoder") / "words", words, vectors_WD)
 
 
 class Counting(LocalEngine):
@@ -57,10 +52,6 @@ def _row(text: str, **fields: Any) -> dict[str, Any]:
     return {"instruction": text, "output": text.split()[-1], **fields}
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 @pytest.fixture
 def task_folder(
     tmp_path: Path,
@@ -72,14 +63,12 @@ def task_folder(
     """3 shots, 3 test rows, a pool of two sources: 60 pairs of words, 30 single words with an adjective."""
     monkeypatch.setenv("KSHOT_HOME", str(tmp_path / "home"))
     folder = tmp_path / "task"
-    (folder / "bank").mkdir(parents=True)
-    for seed, name in enumerate(["aa", "bb"]):
-        lora_folder(name, seed=seed).rename(folder / "bank" / name)
+    write_bank(folder / "bank", lora_folder, ["aa", "bb"])
     pairs = [(one, other) for one in NUMBERS for other in NUMBERS]
-    _write(folder / "shots.jsonl", [_row(f"say {a} {b}", id=f"shot-{a}") for a, b in pairs[:3]])
+    write_rows(folder / "shots.jsonl", [_row(f"say {a} {b}", id=f"shot-{a}") for a, b in pairs[:3]])
     test = [_row(f"say {a} {b}", id=f"test-{b}") for a, b in pairs[3:5]]
-    _write(folder / "test.jsonl", [*test, _row(LONG, id="test-long")])
-    _write(
+    write_rows(folder / "test.jsonl", [*test, _row(LONG, id="test-long")])
+    write_rows(
         folder / "pairs.jsonl",
         [
             *(_row(f"say {a} {b} please", id=f"pair-{a}-{b}") for a, b in pairs[5:65]),
@@ -89,7 +78,7 @@ def task_folder(
         ],
     )
     singles = [f"say {a} {b} {a}" for a in WORDS[11:] for b in WORDS[11:]][:30]
-    _write(folder / "singles.jsonl", [_row(text, id=f"single-{n}") for n, text in enumerate(singles)])
+    write_rows(folder / "singles.jsonl", [_row(text, id=f"single-{n}") for n, text in enumerate(singles)])
     task = {
         "name": "tiny",
         "base_model": str(tiny_model_folder),
@@ -211,7 +200,7 @@ def test_rows_beyond_the_limits_of_length_are_left_out_and_replaced(task_folder:
 def test_rows_of_benchmarks_are_kept_out(task_folder: Path) -> None:
     selected, _, _ = _select(task_folder)
     before = data_reads(Inputs(read_task(task_folder / "task.yaml"), Silent()))
-    _write(task_folder / "bench.jsonl", [_row(selected[0]["instruction"].upper(), id="b1")])
+    write_rows(task_folder / "bench.jsonl", [_row(selected[0]["instruction"].upper(), id="b1")])
     _change(task_folder, benchmarks=["bench.jsonl"])
     after, dropped, summary = _select(task_folder)
     assert selected[0]["id"] not in {row["id"] for row in after}
@@ -356,7 +345,7 @@ def test_benchmarks_of_one_file_name_and_columns_of_their_own_are_all_kept_out(t
 
 
 def test_refuses_a_benchmark_with_rows_that_cannot_be_read(task_folder: Path) -> None:
-    _write(task_folder / "bench.jsonl", [_row("say one"), {"instruction": "say two", "output": ""}])
+    write_rows(task_folder / "bench.jsonl", [_row("say one"), {"instruction": "say two", "output": ""}])
     _change(task_folder, benchmarks=["bench.jsonl"])
     with pytest.raises(
         ExampleError, match=r"data\.benchmarks: expected rows that can all be read in .*no_output"

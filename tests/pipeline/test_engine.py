@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from kshot.cli import main
 from kshot.engine import LocalEngine
@@ -14,27 +13,14 @@ from kshot.errors import ConfigError
 from kshot.pipeline import run
 from kshot.run_folder import SCORE_STORE, SCORES, SELECTION
 
+from ..tiny_task import change_task
+
 
 @pytest.fixture
-def task_file(tmp_path: Path, tiny_model_folder: Path, lora_folder) -> Path:
-    """A task of 3 shots and 4 adapters."""
-    (tmp_path / "bank").mkdir()
-    for seed, name in enumerate(["aa", "bb", "cc", "dd"]):
-        lora_folder(name, seed=seed).rename(tmp_path / "bank" / name)
-    rows = [{"instruction": f"say {word}", "output": word, "id": word} for word in ("yes", "no", "maybe")]
-    (tmp_path / "shots.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {
-        "name": "tiny",
-        "base_model": str(tiny_model_folder),
-        "shots": "shots.jsonl",
-        "scorer": "exact_match",
-        "bank": ["bank"],
-        "experts": {"num_candidates": 4, "num_experts": 2},
-        "data": {"budget": 0},
-        "evaluation": {"max_new_tokens": 2},
-    }
-    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
-    return tmp_path / "task.yaml"
+def task(task: Path) -> Path:
+    """The tiny task without its pool."""
+    change_task(task, data__budget=0)
+    return task
 
 
 class Counting(LocalEngine):
@@ -48,26 +34,24 @@ class Counting(LocalEngine):
         return super().run(make_worker, shards)
 
 
-def test_an_engine_scores_and_changes_nothing_that_is_written(task_file: Path, tmp_path: Path) -> None:
+def test_an_engine_scores_and_changes_nothing_that_is_written(task: Path, tmp_path: Path) -> None:
     engine = Counting()
-    here = run(task_file, tmp_path / "here", until="experts").folder
-    there = run(task_file, tmp_path / "there", until="experts", engine=engine).folder
+    here = run(task, tmp_path / "here", until="experts").folder
+    there = run(task, tmp_path / "there", until="experts", engine=engine).folder
     for file in (SCORES, SELECTION):
         assert (there / "experts" / file).read_bytes() == (here / "experts" / file).read_bytes()
     assert (there / "config.yaml").read_bytes() == (here / "config.yaml").read_bytes()
     assert engine.shards == [1]
-    run(task_file, tmp_path / "here", until="experts", engine=engine)  # finished: the engine is not asked
+    run(task, tmp_path / "here", until="experts", engine=engine)  # finished: the engine is not asked
     (there / SCORE_STORE).rename(tmp_path / "kept")
-    run(task_file, tmp_path / "there", until="experts", engine=engine)
+    run(task, tmp_path / "there", until="experts", engine=engine)
     assert engine.shards == [1]
 
 
-def test_an_engine_beside_an_endpoint_is_refused(task_file: Path, tmp_path: Path) -> None:
-    task = yaml.safe_load(task_file.read_text())
-    task["experts"]["endpoint"] = {"url": "http://127.0.0.1:9/v1"}
-    task_file.write_text(yaml.safe_dump(task))
+def test_an_engine_beside_an_endpoint_is_refused(task: Path, tmp_path: Path) -> None:
+    change_task(task, experts__endpoint={"url": "http://127.0.0.1:9/v1"})
     with pytest.raises(ConfigError, match=r"got an engine and experts\.endpoint: leave out one"):
-        run(task_file, tmp_path / "run", until="experts", engine=LocalEngine())
+        run(task, tmp_path / "run", until="experts", engine=LocalEngine())
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
@@ -91,13 +75,13 @@ def test_without_ray_its_engine_names_the_extra(capsys, monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_ray_from_the_command_line_selects_as_here_and_prints_results_alone(
-    task_file: Path, tmp_path: Path
+    task: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install 'kshot[ray]'")
-    run(task_file, tmp_path / "here", until="experts")
+    run(task, tmp_path / "here", until="experts")
     kshot = [sys.executable, "-c", "from kshot.cli import main; main()"]
     options = ["--out", tmp_path / "there", "--engine", "ray", "--workers", "2", "--json"]
-    done = subprocess.run([*kshot, "select", task_file, *options], capture_output=True, text=True, check=True)
+    done = subprocess.run([*kshot, "select", task, *options], capture_output=True, text=True, check=True)
     here = json.loads((tmp_path / "here" / "experts" / SELECTION).read_text())
     there = json.loads(done.stdout)["selection"]
     assert there["experts"] == here["experts"]

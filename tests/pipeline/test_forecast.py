@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,18 +30,7 @@ from kshot.pipeline.training_stage import run_training, training_reads
 from kshot.progress import Silent
 from kshot.run_folder import RunFolder
 
-from ..tiny_task import change_task, tiny_rows, write_rows, write_tiny_task
-
-
-@pytest.fixture
-def task(
-    tmp_path: Path,
-    tiny_model_folder: Path,
-    lora_folder: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    monkeypatch.setenv("KSHOT_HOME", str(tmp_path / "home"))
-    return write_tiny_task(tmp_path / "task", tiny_model_folder, lora_folder)
+from ..tiny_task import change_task, tiny_rows, write_rows
 
 
 class _Tokens:

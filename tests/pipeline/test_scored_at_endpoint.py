@@ -16,24 +16,24 @@ from kshot.progress import Silent
 
 from ..endpoint.server import fails
 from ..experts.completions_server import ModelServer
+from ..tiny_bank import write_bank
+from ..tiny_task import write_rows
 
 NAMES = ["aa", "bb", "cc"]
 
 
 @pytest.fixture
 def task(tmp_path: Path, tiny_model_folder: Path, lora_folder) -> TaskConfig:
-    (tmp_path / "bank").mkdir()
-    for seed, name in enumerate(NAMES):
-        lora_folder(name, seed=seed).rename(tmp_path / "bank" / name)
+    bank = write_bank(tmp_path / "bank", lora_folder, NAMES)
     shots = tmp_path / "shots.jsonl"
     rows = [{"instruction": f"say {word}", "output": word, "id": word} for word in ("one", "two")]
-    shots.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(shots, rows)
     return TaskConfig.model_validate(
         {
             "name": "tiny",
             "base_model": str(tiny_model_folder),
             "shots": str(shots),
-            "bank": [str(tmp_path / "bank")],
+            "bank": [str(bank)],
             "experts": {"num_candidates": 3, "num_experts": 2},
             "data": {"budget": 0},
             "evaluation": {"max_new_tokens": 3},

@@ -19,6 +19,9 @@ from kshot.pipeline.inputs import Inputs
 from kshot.pipeline.screening_stage import is_ordered
 from kshot.progress import Silent
 
+from ..tiny_bank import write_bank
+from ..tiny_task import write_rows
+
 NAMES = [f"m{number}" for number in range(7)]
 PRODUCTS = ["screening/order.json", "experts/screening.json", "experts/scores.json", "experts/selection.json"]
 
@@ -27,14 +30,12 @@ PRODUCTS = ["screening/order.json", "experts/screening.json", "experts/scores.js
 def task_folder(tmp_path: Path, tiny_model_folder: Path, lora_folder: Callable[..., Path]) -> Path:
     """8 shots, 7 adapters of which 3 are scored: 6 enter, on 4 shots."""
     folder = tmp_path / "task"
-    (folder / "bank").mkdir(parents=True)
-    for seed, name in enumerate(NAMES):
-        lora_folder(name, seed=seed, r=2).rename(folder / "bank" / name)
+    write_bank(folder / "bank", lora_folder, NAMES, r=2)
     shots = [
         {"instruction": f"say {word} please", "output": f"{word} {word}", "id": word}
         for word in ("one", "two", "three", "four", "five", "six", "seven", "eight")
     ]
-    (folder / "shots.jsonl").write_text("".join(json.dumps(shot) + "\n" for shot in shots))
+    write_rows(folder / "shots.jsonl", shots)
     task = {
         "name": "tiny",
         "base_model": str(tiny_model_folder),

@@ -116,28 +116,56 @@ def test_logprobs_are_those_of_the_model(served: Served, engine: Engine) -> None
         assert token.chosen == token.likeliest[0]
 
 
-def test_experts_are_those_with_the_largest_gate(served: Served, engine: Engine) -> None:
-    answer = Answer(engine, asked(served, "tokens", "yes", experts=True, strip=False))
-    beside = Answer(engine, asked(served, "nulls", "no maybe 1", experts=True))
-    base = Answer(engine, asked(served, served.models[-1].name, "yes", experts=True))
-    text = answer.text()
-    lm = served.alone("tokens")
-    prompt = lm.template.encode_prompt("yes")
+def _gates(served: Served, name: str, prompt: str) -> tuple[int, torch.Tensor, tuple[str, ...]]:
+    """Return the length of the prompt, the gates of prompt and answer (T, E) in one pass, and their names."""
+    lm = served.alone(name)
+    prompt_ids = lm.template.encode_prompt(prompt)
     with torch.inference_mode():
-        ids = lm.model.generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False)
+        ids = lm.model.generate(torch.tensor([prompt_ids]), max_new_tokens=NEW_TOKENS, do_sample=False)
         with collect_routing(lm.model, keep_tokens=True) as routing:
             lm.model(input_ids=ids)
+    ids = ids[0, :-1] if ids[0, -1] == lm.tokenizer.eos_token_id else ids[0]
     gates_TE = torch.stack([module.tokens[0][0] for module in routing.modules.values()]).mean(0)
-    assert len(answer.tokens) == len(ids[0]) - len(prompt) - int(ids[0, -1] == lm.tokenizer.eos_token_id)
-    for place, token in enumerate(answer.tokens):
-        weight, choice = gates_TE[len(prompt) + place - 1].max(0)
-        assert token.use.expert == routing.choices[int(choice)]
-        assert token.use.weight == pytest.approx(float(weight), abs=1e-4)
+    return len(prompt_ids), gates_TE[: len(ids) - 1], routing.choices
+
+
+@pytest.mark.parametrize("name", ["tokens", "nulls"])
+def test_experts_are_those_whose_gate_rises_most(served: Served, engine: Engine, name: str) -> None:
+    answer = Answer(engine, asked(served, name, "yes", experts=True, strip=False))
+    beside = Answer(engine, asked(served, "tokens", PROMPTS[2], experts=True))
+    base = Answer(engine, asked(served, served.models[-1].name, "yes", experts=True))
+    text = answer.text()
+    prompt_length, gates_TE, choices = _gates(served, name, "yes")
+    assert len(answer.tokens) == len(gates_TE) + 1 - prompt_length > 1
+    largest = 0
+    for place, token in enumerate(answer.tokens, start=prompt_length - 1):
+        above_E = gates_TE[place] - gates_TE[: place + 1].mean(0)
+        choice = int(above_E.argmax())
+        assert token.use.expert == choices[choice]
+        assert token.use.weight == pytest.approx(float(gates_TE[place, choice]), abs=1e-4)
+        assert token.use.above_mean == pytest.approx(float(above_E[choice]), abs=1e-4)
+        largest += choice == int(gates_TE[place].argmax())
+    assert largest < len(answer.tokens)  # not the same as the largest gate
     assert "".join(token.text for token in answer.tokens) == text
     assert beside.text() is not None
     assert all(token.use for token in beside.tokens)
     assert base.text() is not None
     assert not any(token.use for token in base.tokens)
+
+
+def test_where_gates_stand_still_it_is_the_expert_with_the_largest(served: Served, engine: Engine) -> None:
+    answer = Answer(engine, asked(served, "prompts", "yes", experts=True))
+    answer.text()
+    with torch.inference_mode():
+        lm = served.alone("prompts")
+        prompt_ids = torch.tensor([lm.template.encode_prompt("yes")])
+        with collect_routing(lm.model) as routing:
+            lm.model(input_ids=prompt_ids)
+    overall = routing.overall()
+    expected = max(overall, key=lambda name: overall[name])
+    assert {token.use.expert for token in answer.tokens} == {expected}
+    assert all(token.use.weight == pytest.approx(overall[expected], abs=1e-4) for token in answer.tokens)
+    assert all(token.use.above_mean == pytest.approx(0, abs=1e-4) for token in answer.tokens)
 
 
 def test_a_cancelled_row_leaves(served: Served, engine: Engine) -> None:

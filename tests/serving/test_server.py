@@ -143,6 +143,7 @@ def test_experts_behind_tokens(client: OpenAI) -> None:
     uses = answer.kshot["experts"]
     assert "".join(use["token"] for use in uses).strip() == answer.choices[0].message.content
     assert all(use["expert"] in ("a", "b", "c") and 0 < use["weight"] <= 1 for use in uses)
+    assert all(-1e-4 <= use["above_mean"] <= use["weight"] for use in uses)
     _, chunks = streamed(say(client, "tokens", "yes", stream=True, **asked))
     parts = [part for chunk in chunks if chunk.model_extra for part in chunk.model_extra["kshot"]["experts"]]
     assert parts == uses

@@ -10,11 +10,13 @@ from kshot.cli.bank import BANK
 from kshot.cli.common import share
 from kshot.cli.completion import COMPLETION
 from kshot.cli.doctor import DOCTOR
+from kshot.cli.finished import FINISHED
+from kshot.cli.init import INIT
 from kshot.cli.mistakes import explain
 from kshot.cli.pool import POOL
 from kshot.cli.rationales import RATIONALES
 from kshot.cli.serve import SERVE
-from kshot.cli.task import TASK
+from kshot.cli.stages import STAGES
 from kshot.terminal import quiet_libraries
 
 app = typer.Typer(
@@ -25,7 +27,9 @@ app = typer.Typer(
     epilog="Ctrl-C stops a run so that the same command goes on; twice quits at once. Every command takes "
     "--quiet, and --json where a program would read it. KSHOT_HOME: where fetched models and pools are kept.",
 )
-app.add_typer(TASK)
+app.add_typer(INIT)
+app.add_typer(STAGES)
+app.add_typer(FINISHED)
 app.add_typer(RATIONALES)
 app.add_typer(SERVE)
 app.add_typer(DOCTOR)

@@ -11,14 +11,10 @@ bounded.
 """
 
 import json
-import os
 import secrets
-import selectors
 import shutil
-import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +25,9 @@ from kshot.errors import SandboxError
 from kshot.evaluation.bubblewrap import PYTHON_FLAGS, bubblewrap_command, interpreter, uid_to_become
 from kshot.evaluation.inside import text_of
 from kshot.evaluation.system_calls import system_call_filter
+from kshot.evaluation.watched_process import how_it_died, kill, read_to_end
 
 _MB = 2**20
-_POLL_S = 0.002  # between the last byte and the end of a process lies less than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +134,12 @@ class Sandbox:
                 start_new_session=True,
             )
             try:
-                output, problem = _read(process, self.limits)
+                output, problem = read_to_end(
+                    process, wall_s=self.limits.wall_s, output_bytes=self.limits.output_bytes
+                )
             finally:
-                _kill(process)
-        death = problem or _how_it_died(process.returncode)
+                kill(process)
+        death = problem or how_it_died(process.returncode)
         return _outcome(output.decode(errors="replace"), token, death)
 
     def _command(self, filter_fd: int) -> list[str]:
@@ -214,48 +212,6 @@ def _file_of(content: bytes) -> Any:
     file.write(content)
     file.seek(0)
     return file
-
-
-def _read(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, str | None]:
-    """Return what a process wrote until it ended, and why it was not waited for any longer."""
-    assert process.stdout is not None
-    ends, output = time.monotonic() + limits.wall_s, b""
-    too_long = f"ran longer than {limits.wall_s:g} s"
-    with process.stdout as pipe, selectors.DefaultSelector() as ready:
-        ready.register(pipe, selectors.EVENT_READ)
-        while len(output) <= limits.output_bytes:
-            if not ready.select(max(0.0, ends - time.monotonic())):
-                return output, too_long
-            part = os.read(pipe.fileno(), 65536)
-            if not part:
-                break
-            output += part
-        else:
-            return output, f"wrote more than {limits.output_bytes} bytes"
-    while not _has_ended(process):  # whoever closes the pipe may still go on
-        if time.monotonic() > ends:
-            return output, too_long
-        time.sleep(_POLL_S)
-    return output, None
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Look without reaping: until then no other process has its number, and `_kill` hits the right one."""
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process with all that it started; bubblewrap's end takes its namespace along."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _how_it_died(code: int) -> str:
-    number = -code if code < 0 else code - 128  # bubblewrap says 128 and the signal
-    if number == signal.SIGXCPU:
-        return "used up its processor time"
-    known = number in set(signal.Signals)
-    return f"died of {signal.Signals(number).name}" if known else f"ended with code {code} before it was done"
 
 
 def _outcome(output: str, token: str, death: str) -> Outcome:

@@ -10,12 +10,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from kshot.errors import AdapterError, ConfigError
-from kshot.mixture.config import Granularity, MixtureConfig, ModuleGroup, Scope, Start
+from kshot.mixture.config import MixtureConfig
 from kshot.mixture.expert import ExpertOrigin, LoraExpert, LoraFactors, check_fits
 from kshot.mixture.layer import MixtureLinear
 from kshot.mixture.model import MixtureModel, mixture_layers
+from kshot.mixture.module_groups import ModuleGroup
 from kshot.mixture.read import load_expert
 from kshot.mixture.router import leading_direction
+from kshot.mixture.router_settings import Granularity, Scope, Start
 
 
 def build_mixture(

@@ -1,11 +1,10 @@
 """The settings of a mixture: all that is needed to rebuild it beside its weights."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeGuard, get_args
+from typing import Any
 
 from peft import PeftConfig
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
@@ -14,6 +13,17 @@ from torch import nn
 from kshot.errors import ConfigError
 from kshot.mixture.card import write_card
 from kshot.mixture.expert import ExpertOrigin
+from kshot.mixture.module_groups import ModuleGroup, check_groups
+from kshot.mixture.number_checks import are_finite, is_whole
+from kshot.mixture.router_settings import (
+    DEFAULT_INIT_STD,
+    DEFAULT_TOP_K,
+    Granularity,
+    Scope,
+    Start,
+    check_fixed_gates,
+    check_router,
+)
 
 
 class MixtureType(str, Enum):  # noqa: UP042 - PEFT prints its types as such an enum is printed
@@ -23,22 +33,6 @@ class MixtureType(str, Enum):  # noqa: UP042 - PEFT prints its types as such an 
 
 
 PEFT_TYPE = MixtureType.KSHOT_MIXTURE
-DEFAULT_TOP_K = 2  # of 4 experts, the paper's setting
-DEFAULT_INIT_STD = 0.02  # that of transformers' linear layers: gates start close to equal
-Scope = Literal["module", "layer"]
-Granularity = Literal["token", "sequence"]
-Start = Literal["random", "directions"]
-
-
-class ModuleGroup(TypedDict):
-    """Modules in which every expert has the same rank and scaling, kept together to keep the file short.
-
-    A rank of 0 says that the expert has nothing there; its scaling is then not used.
-    """
-
-    modules: list[str]
-    ranks: list[int]
-    scalings: list[float]
 
 
 @dataclass
@@ -108,11 +102,11 @@ class MixtureConfig(PeftConfig):
         _check_experts(self)
         _check_shared(self)
         if self.fixed_gates is not None:
-            _check_fixed_gates(self)
+            check_fixed_gates(self)
         else:
             if self.top_k is None:
                 self.top_k = min(DEFAULT_TOP_K, self.num_experts)
-            _check_router(self)
+            check_router(self)
         self._sizes = {
             module: (group["ranks"], group["scalings"])
             for group in self.module_groups
@@ -201,31 +195,11 @@ def _check_experts(config: MixtureConfig) -> None:
         raise ConfigError(
             f"expert_origins must be empty or one an expert, got {len(config.expert_origins)} of {len(names)}"
         )
-    for group in groups:
-        _check_group(group, len(names))
-    modules = [module for group in groups for module in group["modules"]]
-    if len(set(modules)) != len(modules):
-        twice = next(module for module in modules if modules.count(module) > 1)
-        raise ConfigError(f"a module must be in one of module_groups, got {twice} in two: merge the groups")
-
-
-def _check_group(group: ModuleGroup, num_experts: int) -> None:
-    if set(group) != {"modules", "ranks", "scalings"}:
-        raise ConfigError(
-            f"each of module_groups must hold modules, ranks and scalings, got {sorted(group)}: "
-            "save the mixture again"
-        )
-    ranks, scalings = group["ranks"], group["scalings"]
-    whole = len(ranks) == len(scalings) == num_experts and all(_is_whole(r) and r >= 0 for r in ranks)
-    if not whole or not any(ranks) or not _are_finite(scalings):
-        raise ConfigError(
-            f"each of module_groups must hold {num_experts} ranks >= 0, not all 0, and as many scalings, "
-            f"got {ranks} and {scalings}: one of each an expert"
-        )
+    check_groups(groups, len(names))
 
 
 def _check_shared(config: MixtureConfig) -> None:
-    if not _is_whole(config.shared_r) or config.shared_r < 0:
+    if not is_whole(config.shared_r) or config.shared_r < 0:
         raise ConfigError(f"shared_r must be >= 0, got {config.shared_r}: 0 is no shared expert")
     if config.shared_alpha is None:
         return
@@ -233,96 +207,5 @@ def _check_shared(config: MixtureConfig) -> None:
         raise ConfigError(
             f"shared_alpha must be None without a shared expert, got {config.shared_alpha}: set shared_r"
         )
-    if not (_are_finite([config.shared_alpha]) and config.shared_alpha > 0):
+    if not (are_finite([config.shared_alpha]) and config.shared_alpha > 0):
         raise ConfigError(f"shared_alpha must be > 0, got {config.shared_alpha}: None is a scaling of 1")
-
-
-def _check_fixed_gates(config: MixtureConfig) -> None:
-    gates = config.fixed_gates
-    if gates is None or len(gates) != config.num_experts or not _are_finite(gates):
-        raise ConfigError(
-            f"fixed_gates must be {config.num_experts} finite numbers, one an expert, got {gates}"
-        )
-    defaults = MixtureConfig.__dataclass_fields__
-    for name in _ROUTER_SETTINGS:
-        value = getattr(config, name)
-        if value != defaults[name].default:
-            raise ConfigError(
-                f"{name}={value} has no effect with fixed_gates, which replace the router: drop one"
-            )
-
-
-_ROUTER_SETTINGS = (
-    "top_k", "router_scope", "router_granularity", "router_start", "router_prior", "router_temperature",
-    "router_init_std", "router_dropout", "null_expert", "load_balancing", "z_loss",
-)  # fmt: skip
-
-
-def _check_router(config: MixtureConfig) -> None:
-    if not isinstance(config.null_expert, bool):
-        raise ConfigError(f"null_expert must be true or false, got {config.null_expert!r}")
-    top_k, choices = config.top_k, config.num_choices
-    if not _is_whole(top_k) or not 1 <= top_k <= choices:
-        raise ConfigError(f"top_k must be in [1, {choices}], got {top_k}: lower top_k or add experts")
-    _check_kind(config)
-    _check_start(config, dense=top_k == choices)
-    if not (_are_finite([config.router_temperature]) and config.router_temperature > 0):
-        raise ConfigError(
-            f"router_temperature must be > 0, got {config.router_temperature}: 1 leaves logits as they are"
-        )
-    if top_k == 1 and config.router_temperature != 1:
-        raise ConfigError(
-            f"router_temperature={config.router_temperature} has no effect with top_k=1, "
-            "whose gate is always 1: raise top_k or drop it"
-        )
-    if not (_are_finite([config.router_dropout]) and 0 <= config.router_dropout < 1):
-        raise ConfigError(f"router_dropout must be in [0, 1), got {config.router_dropout}: 0 is off")
-    for name in ("load_balancing", "z_loss"):
-        value = getattr(config, name)
-        if not (_are_finite([value]) and value >= 0):
-            raise ConfigError(f"{name} must be >= 0, got {value}: 0 is off")
-    if config.load_balancing > 0 and top_k == choices:
-        raise ConfigError(
-            f"load_balancing={config.load_balancing} has no effect with top_k={top_k} of {choices}: "
-            "every expert is always on; lower top_k or drop it"
-        )
-
-
-def _check_kind(config: MixtureConfig) -> None:
-    kinds: dict[str, Any] = {
-        "router_scope": Scope, "router_granularity": Granularity, "router_start": Start,
-    }  # fmt: skip
-    for name, allowed in kinds.items():
-        if getattr(config, name) not in get_args(allowed):
-            raise ConfigError(
-                f"{name} must be one of {', '.join(get_args(allowed))}, got {getattr(config, name)!r}"
-            )
-
-
-def _check_start(config: MixtureConfig, *, dense: bool) -> None:
-    std, prior = config.router_init_std, config.router_prior
-    if not (_are_finite([std]) and std >= 0):
-        raise ConfigError(f"router_init_std must be >= 0, got {std}: 0.02 is a good start")
-    if config.router_start == "directions" and std != DEFAULT_INIT_STD:
-        raise ConfigError(
-            f'router_init_std={std} has no effect with router_start="directions", which draws nothing: '
-            "drop one"
-        )
-    if std == 0 and not dense and prior is None:
-        raise ConfigError(
-            f"router_init_std must be > 0 with top_k={config.top_k} of {config.num_choices}, got 0: "
-            "all tokens would choose the same experts"
-        )
-    if prior is not None and (len(prior) != config.num_choices or not _are_finite(prior)):
-        raise ConfigError(
-            f"router_prior must be {config.num_choices} finite numbers, one a choice, got {prior}"
-        )
-
-
-def _is_whole(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _are_finite(values: Sequence[Any]) -> bool:
-    numbers = (isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return all(numbers) and all(math.isfinite(value) for value in values)

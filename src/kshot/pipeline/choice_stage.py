@@ -11,7 +11,7 @@ from kshot.config import SHOTS_FOR_FOLDS
 from kshot.errors import ConfigError
 from kshot.experts.arm_choice import choose_arm
 from kshot.experts.held_out import UNITS, HeldOutLoss, loss_measure
-from kshot.pipeline.arms import ARMS, Arm, model_of
+from kshot.pipeline.arms import ARMS, TUNED, Arm, model_of
 from kshot.pipeline.folds import deal, losses_on_folds
 from kshot.pipeline.inputs import Inputs
 from kshot.pipeline.model_card import mixture_card
@@ -46,6 +46,8 @@ def choice_reads(inputs: Inputs, run: RunFolder) -> str:
 def run_choice(inputs: Inputs, run: RunFolder, folder: Path) -> None:
     """Write what was chosen and why, each arm on each shot, and the adapter where no other stage holds it.
 
+    The cards of the adapters that other stages hold are told of it.
+
     `kshot.experts.arm_choice` has the rule. It costs `evaluation.folds` trainings of the mixture, each with
     `evaluation.fold_epochs` of its epochs on the selected rows and the shots of the other folds.
     """
@@ -78,8 +80,21 @@ def run_choice(inputs: Inputs, run: RunFolder, folder: Path) -> None:
     write_json(folder / CHOICE, decided | beside)
     if chosen in _MADE_OF:
         _write_adapter(inputs, run, chosen, decided["reason"], folder / ADAPTER)
+    _tell_cards(inputs, run, chosen, decided["reason"])
     handed_over = "no adapter is handed over: the base model is best" if chosen == "base" else ARMS[chosen]
     inputs.progress.say(f"chosen: {handed_over}; {decided['reason']}")
+
+
+def choice_made(run: RunFolder) -> dict[str, Any] | None:
+    """Return what this stage wrote, without its time, which differs from run to run; None if it has not run.
+
+    Raises:
+        RunFolderError: It is damaged.
+    """
+    if not run.path("choice", CHOICE).is_file():
+        return None
+    choice: dict[str, Any] = run.read_json("choice", CHOICE)
+    return {key: value for key, value in choice.items() if key != "seconds"}
 
 
 def _decide(inputs: Inputs, found: dict[Arm, list[HeldOutLoss]]) -> dict[str, Any]:
@@ -106,6 +121,24 @@ def _why_unjudged(inputs: Inputs) -> str:
         f"not compared with other arms, as {len(inputs.shots)} shots are too few to put some aside: from "
         f"{SHOTS_FOR_FOLDS} on it is done, or where evaluation.folds says so"
     )
+
+
+def _tell_cards(inputs: Inputs, run: RunFolder, chosen: Arm, reason: str) -> None:
+    """Let the card of each trained adapter say whether it is handed over."""
+    for arm, stage in TUNED.items():
+        adapter = run.path(stage, ADAPTER)
+        if not adapter.is_dir():
+            continue
+        if arm == chosen:
+            said = "Its run hands it over"
+        elif chosen == "base":
+            said = "Its run hands over no adapter but the base model as it is"
+        else:
+            said = f"Its run hands over another arm, the {ARMS[chosen]}"
+        card = mixture_card(
+            inputs.task, chosen_names(run, stage), inputs.bank, handed_over=f"{said}: {reason}."
+        )
+        write_text(adapter / "README.md", card)
 
 
 def _write_adapter(inputs: Inputs, run: RunFolder, arm: Arm, reason: str, folder: Path) -> None:

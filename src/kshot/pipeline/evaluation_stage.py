@@ -9,9 +9,10 @@ from kshot.evaluation.sandbox import open_sandbox
 from kshot.evaluation.scorers import EXECUTING
 from kshot.evaluation.statistics import mcnemar
 from kshot.pipeline.arms import ARMS, TUNED, Arm, model_of
+from kshot.pipeline.choice_stage import choice_made
 from kshot.pipeline.inputs import Inputs
 from kshot.pipeline.token_experts import write_token_experts
-from kshot.run_folder import CHOICE, PREDICTIONS, RESULTS, RunFolder, digest
+from kshot.run_folder import PREDICTIONS, RESULTS, RunFolder, digest
 
 
 def check_sandbox(inputs: Inputs) -> None:
@@ -73,14 +74,6 @@ def write_results(run: RunFolder) -> dict[str, Any]:
         }
         for arm, title in ARMS.items()
     ]
-    results = {"table": table, "chosen": _chosen(run)}
+    results = {"table": table, "chosen": choice_made(run)}
     write_json(run.path("eval", RESULTS), results)
     return results
-
-
-def _chosen(run: RunFolder) -> dict[str, Any] | None:
-    """Return the content of the choice, without its time, which differs from run to run."""
-    if not run.path("choice", CHOICE).is_file():
-        return None
-    choice: dict[str, Any] = run.read_json("choice", CHOICE)
-    return {key: value for key, value in choice.items() if key != "seconds"}

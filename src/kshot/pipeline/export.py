@@ -72,17 +72,7 @@ class OpenedExpert:
 
 
 def open_expert(run: str | Path, out: str | Path, *, progress: Progress | None = None) -> OpenedExpert:
-    """Load the expert of a run, to be exported.
-
-    Args:
-        run: A run folder whose training is finished.
-        out: Where the export goes; must not exist.
-        progress: Where to say what takes long.
-
-    Raises:
-        RunFolderError: There is no finished expert.
-        ConfigError: `out` exists.
-    """
+    """Load the expert of a run, to be exported; arguments and errors are those of `export_expert`."""
     folder = RunFolder.existing(run)
     adapter = adapter_to_use(folder)
     if Path(out).exists():

@@ -40,15 +40,11 @@ class Merged:
 def export_merged(run: str | Path, out: str | Path, *, progress: Progress | None = None) -> Merged:
     """Merge the expert of a run into its base: exact for fixed gates, else by the mean routing.
 
-    Args:
-        run: A run folder whose training is finished.
-        out: Made new.
-        progress: Where to say what takes long.
+    Arguments are those of `export_expert`.
 
     Raises:
-        RunFolderError: There is no finished expert.
-        ConfigError: `out` exists.
         AdapterError: The base is quantised, so that nothing can be added to its weights.
+        KshotError: As `export_expert`.
     """
     opened = open_expert(run, out, progress=progress)
     names, before = opened.expert_names, _mean_nll(opened, opened.model)

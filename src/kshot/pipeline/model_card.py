@@ -14,7 +14,7 @@ tags: [kshot, mixture-of-loras]
 # {name}
 
 A task expert made by kshot (method: arXiv 2408.15915) on `{base_model}`: {what},
-{tuning}.{trained_under}
+{tuning}.{trained_under}{handed_over}
 
 | expert | licence | trained on | origin |
 |---|---|---|---|
@@ -42,7 +42,14 @@ _LOADING = {
 }
 
 
-def mixture_card(task: TaskConfig, experts: Sequence[str], bank: Bank, *, untuned: str | None = None) -> str:
+def mixture_card(
+    task: TaskConfig,
+    experts: Sequence[str],
+    bank: Bank,
+    *,
+    untuned: str | None = None,
+    handed_over: str | None = None,
+) -> str:
     """Return the model card.
 
     Args:
@@ -50,6 +57,7 @@ def mixture_card(task: TaskConfig, experts: Sequence[str], bank: Bank, *, untune
         experts: Names of the adapters it started from.
         bank: Where these are described.
         untuned: Of adapters that are handed over as they are, in equal parts: why.
+        handed_over: Which arm the run hands over and why, a sentence; None before that is known.
     """
     entries = [bank[name].entry for name in experts]
     router = f"behind a token-wise top-{task.mixture.top_k} router" if untuned is None else "in equal parts"
@@ -65,5 +73,6 @@ def mixture_card(task: TaskConfig, experts: Sequence[str], bank: Bank, *, untune
         tuning=_TUNED if untuned is None else f"as it is: {untuned}",
         experts="\n".join(rows),
         trained_under="" if kind == "none" else _QUANTISED.format(bits=kind.removesuffix("bit")),
+        handed_over="" if handed_over is None else f"\n\n{handed_over}",
         loading=_LOADING[kind],
     )

@@ -15,7 +15,7 @@ from kshot.engine import Engine
 from kshot.evaluation.sandbox import unsafe_code
 from kshot.events import WHOLE_RUN, LoggedProgress
 from kshot.pipeline.arms import ARMS
-from kshot.pipeline.choice_stage import check_folds, choice_reads, run_choice
+from kshot.pipeline.choice_stage import check_folds, choice_made, choice_reads, run_choice
 from kshot.pipeline.data_stage import data_reads, run_data
 from kshot.pipeline.environment import describe_environment
 from kshot.pipeline.evaluation_stage import arm_reads, check_sandbox, run_arm, write_results
@@ -53,6 +53,11 @@ class RunResult:
             RunFolderError: The run ended before the training.
         """
         return chosen_adapter(RunFolder.read_only(self.folder))
+
+    @property
+    def choice(self) -> dict[str, Any] | None:
+        """Which arm is handed over and why, as in `choice/choice.json`; None where none is chosen yet."""
+        return choice_made(RunFolder.read_only(self.folder))
 
     @property
     def report(self) -> Path:

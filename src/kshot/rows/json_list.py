@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from kshot.errors import ExampleError
-from kshot.rows.text_files import MAX_LINE_BYTES, has_invalid_bytes
+from kshot.rows.text_files import MAX_LINE_BYTES, has_invalid_bytes, reason_of_json
 
 _CHUNK = 2**20  # characters read at once, at least
 _SPACE = " \t\n\r"
@@ -33,7 +33,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 row = text.item()
             except (ValueError, RecursionError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                reason = reason_of_json(error) if isinstance(error, json.JSONDecodeError) else str(error)
                 raise _no_list(path, f"{reason} in item {number}") from error
             yield f"item {number}", row
         text.take()

@@ -42,10 +42,15 @@ def _object(line: bytes) -> Any:
         message = f"expected UTF-8, got {error.reason} at byte {error.start}; save it as UTF-8"
         return ExampleError(message, reason="invalid_utf8")
     except json.JSONDecodeError as error:
-        message = f"expected a JSON object, got {error.msg} at column {error.colno}"
+        message = f"expected a JSON object, got {reason_of_json(error)} at column {error.colno}"
         return ExampleError(message, reason="broken")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists
         return ExampleError(f"expected a JSON object, got {error}", reason="broken")
+
+
+def reason_of_json(error: json.JSONDecodeError) -> str:
+    """Return what is wrong without the "at" that the json module ends some of its reasons with."""
+    return error.msg.removesuffix(" at")
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -137,6 +137,7 @@ class AnswerWriter:
                 "token": token.text,
                 "expert": token.use and token.use.expert,
                 "weight": token.use and round(token.use.weight, 4),
+                "above_mean": token.use and round(token.use.above_mean, 4),
             }
             for token in tokens
         ]

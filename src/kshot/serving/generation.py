@@ -43,15 +43,17 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class ExpertUse:
-    """The expert with the largest gate at a token.
+    """The expert whose gate at a token lies farthest above its mean over prompt and answer so far.
 
     Attributes:
         expert: Its name in the mixture.
         weight: Its gate, a mean over the modules of the mixture.
+        above_mean: By how much; 0 if no gate rises, and then it is the expert with the largest.
     """
 
     expert: str
     weight: float
+    above_mean: float
 
 
 @dataclass(frozen=True, slots=True)

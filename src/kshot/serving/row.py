@@ -19,6 +19,7 @@ from kshot.serving.generation import (
     Piece,
     TokenLogprob,
 )
+from kshot.serving.last_gates import RunningGates
 from kshot.serving.sampling import Sampler
 
 
@@ -33,6 +34,7 @@ class Row:
 
     Attributes:
         cancelled: Set by any thread when no one waits for the answer any more.
+        gates: Of its tokens so far, where it is asked which experts are behind them.
         last_id: The token that the next pass starts from.
         num_tokens: Generated so far.
     """
@@ -46,6 +48,7 @@ class Row:
     ) -> None:
         self.generation = generation
         self.cancelled = False
+        self.gates = RunningGates()
         self.last_id = generation.prompt_ids[-1]
         self.num_tokens = 0
         self._tokenizer = tokenizer

@@ -88,7 +88,9 @@ class RunningBatch:
     ) -> list[int]:
         """Run the model, hand each row its next token, and return the places of those that go on."""
         adapters = [row.generation.adapter for row in rows]
-        with self._gates.recording() if any(row.generation.experts for row in rows) else nullcontext():
+        tells_experts = any(row.generation.experts for row in rows)
+        mask_BT = cached.mask_BS[:, -ids_BT.shape[1] :]
+        with self._gates.recording(adapters, mask_BT) if tells_experts else nullcontext():
             output = self._model(
                 input_ids=ids_BT,
                 attention_mask=cached.mask_BS,
@@ -99,9 +101,8 @@ class RunningBatch:
                 adapter_names=adapters,
             )
         logits_BV = output.logits[:, -1]
-        uses = (
-            self._gates.uses(adapters) if any(row.generation.experts for row in rows) else [None] * len(rows)
-        )
+        gates = [row.gates for row in rows]
+        uses = self._gates.uses(adapters, gates) if tells_experts else [None] * len(rows)
         greedy_B = logits_BV.argmax(dim=-1).tolist()
         return [
             place

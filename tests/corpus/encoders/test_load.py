@@ -4,14 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 
 from kshot.corpus.encoders import HiddenStateEncoder, SentenceEncoder, StaticEncoder, load_encoder
 from kshot.errors import ConfigError, SourceError
 from kshot.language_model import LanguageModel
+
+from ...word_encoder import write_word_encoder
 
 
 def test_static() -> None:
@@ -26,10 +24,7 @@ def test_base_model(tiny_lm: LanguageModel) -> None:
 
 
 def test_a_folder_with_its_prefix(tmp_path: Path) -> None:
-    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
-    weights = np.eye(2, dtype=np.float32)
-    folder = tmp_path / "letters"
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, weights)], device="cpu").save(str(folder))
+    folder = write_word_encoder(tmp_path / "letters", ["a"], np.eye(2))
     encoder = load_encoder(str(folder), prefix="query: ")
     assert isinstance(encoder, SentenceEncoder)
     assert encoder.name.startswith("letters ")
