@@ -1,4 +1,4 @@
-"""The real pool end to end, by static vectors and by MiniLM, also in bfloat16: read, embed, select; then with one more file.
+"""The real pool end to end, by static vectors and MiniLM: read, embed, select; then with one more file.
 
     KSHOT_DATA=FOLDER python benchmarks/pool.py [--encoder static] [--files 2] [--home FOLDER]
 

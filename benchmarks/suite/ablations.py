@@ -1,4 +1,4 @@
-"""Ablations: kshot's own arm with one thing changed; every value is an arm of its own.
+"""Ablations: kshot's own mixture with one thing changed; every value is an arm of its own.
 
 `python benchmarks/suite.py --ablation NAME` stores cells as the benchmark does, in a folder of the ablation.
 """
@@ -47,7 +47,7 @@ ABLATIONS: Mapping[str, Mapping[str, Value]] = {
         for count in (2, 4, 6, 8)
     },
     "top_k": {f"k{count}": (_own(top_k=count), Start()) for count in (1, 2, 3, 4)},
-    "budget": {f"rows{count}": (_own(), _data(budget=count)) for count in (0, 28, 56, 112, 224, 448)},
+    "budget": {f"rows{count}": (_own(), _data(budget=count)) for count in (0, 24, 48, 96, 192, 384)},
     "router": {
         "random": (_own(router_start="random"), Start()),
         "directions": (_own(router_start="directions"), Start()),

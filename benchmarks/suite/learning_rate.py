@@ -49,6 +49,7 @@ def choose_rate(
     key: str,
     max_rows: int,
     epochs: float | None = None,
+    is_judged: bool = False,
 ) -> tuple[float, list[Trial]]:
     """Try every rate.
 
@@ -56,17 +57,19 @@ def choose_rate(
         arm: Builds a model.
         setting: The arm's; its base model is not touched.
         fresh: Gives a base model that nothing has changed.
-        rates: The grid; of a single one nothing is tried.
+        rates: The grid; a single one is tried only to judge the arm.
         store: Keeps what was measured.
         key: Of all that the measurements depend on, beside rate and fold.
         max_rows: Open rows of a trial, at most.
         epochs: Of a trial; the arm's own where absent.
+        is_judged: Whether the arm's NLL is wanted too.
 
     Returns:
         The rate with the least NLL, the lower of equals, and all trials; the middle of the grid and none
         where there is a single shot, of which nothing can be held out.
     """
-    if len(rates) == 1 or len(setting.shots) < NUM_FOLDS:
+    nothing_to_choose = len(rates) == 1 and not is_judged
+    if nothing_to_choose or len(setting.shots) < NUM_FOLDS:
         return sorted(rates)[(len(rates) - 1) // 2], []
     folds = folds_of(len(setting.shots), setting.seed)
     trials = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from suite.arms import OWN_ARM, ArmInfo
+from suite.arms import MIXTURE_ARM, ArmInfo
 from suite.cell import Cell, read_cell
 from suite.measure import right_of
 
@@ -73,7 +73,7 @@ def cases_of(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, list[Mi
     found: dict[str, list[MixedCases]] = {}
     for task in sorted({cell["task"] for cell in cells}):
         here = {cell["arm"]: cell for cell in cells if cell["task"] == task and cell["seed"] == seed}
-        own = here.get(OWN_ARM)
+        own = here.get(MIXTURE_ARM)
         names = [f"{EXPERT}{name}" for name in own["notes"].get("experts", [])] if own else []
         if names and all(name in here for name in names):
             others = {arm: cell for arm, cell in here.items() if not arm.startswith(EXPERT)}

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from suite.ablations import ABLATIONS, arms_of
-from suite.arms import ARMS, OWN_ARM
-from suite.budget import BASE, DTYPE, RATES, SEEDS
+from suite.arms import ARMS, MIXTURE_ARM
+from suite.budget import BASE, DTYPE, RATES, SEEDS, TRIAL_EPOCHS
 from suite.cell import Cell
 from suite.mixed_cases import expert_cells
 from suite.recipe import read_recipes
@@ -58,7 +58,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="X,Y",
         help="grid of learning rates; one is not tried",
     )
-    add("--trial-epochs", type=float, metavar="X", help="of a trial of a rate; as the training by default")
+    add("--trial-epochs", type=float, default=TRIAL_EPOCHS, metavar="X", help="of a trial of a rate")
     add(
         "--rates-of-seed",
         type=int,
@@ -73,7 +73,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--values", metavar="A,B", help="of the ablation; all by default")
     add(
-        "--mixed", action="store_true", help="measure each expert that kshot chose alone, for the mixed cases"
+        "--mixed",
+        action="store_true",
+        help="measure each expert of kshot's mixture alone",
     )
     add("--work", type=Path, default=WORK, help="folder for what cells share; runs resume")
     add("--results", type=Path, help="folder of the cells")
@@ -121,7 +123,9 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
         ]
     if options.mixed:
         own = [
-            Cell(recipes[t], OWN_ARM, ARMS[OWN_ARM], seed) for t in options.tasks for seed in options.seeds
+            Cell(recipes[task], MIXTURE_ARM, ARMS[MIXTURE_ARM], seed)
+            for task in options.tasks
+            for seed in options.seeds
         ]
         return [cell for one in own for cell in expert_cells(one, results)]
     return [

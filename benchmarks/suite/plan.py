@@ -11,7 +11,7 @@ from statistics import fmean
 from kshot.examples import Example
 from kshot.prompts import prompt_of, target_of
 from suite.arms import ArmInfo
-from suite.budget import FULL_ROWS, NUM_FOLDS
+from suite.budget import FULL_ROWS, NUM_FOLDS, TRIAL_ROWS
 from suite.cell import Cell, read_cell
 from suite.own.start import PROMPT_TOKENS
 from suite.runner import RunPlan
@@ -24,7 +24,7 @@ OPEN_ROW_LENGTH = 1.4  # of selected rows, in those of the task: 131 tokens agai
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second of SmolLM2-135M on two cores (benchmarks/results/training.json, scoring.json).
+    """Tokens a second of SmolLM2-135M in bfloat16 on two cores, each with its own cells.
 
     Attributes:
         train: Forward and backward through one LoRA.
@@ -109,21 +109,26 @@ def _tokens(text: str) -> float:
 def _own_seconds(
     cell: Cell, lengths: Lengths, num_test: int, shared: SharedWork, plan: RunPlan, speed: Speed
 ) -> float:
+    if cell.info.chosen_from:
+        return 0.0
     row, prompt = lengths.prompt + lengths.target, lengths.prompt
     if cell.arm == "few_shot":
         prompt += min(PROMPT_TOKENS, len(shared.shots_of(cell)) * row)
     seconds = speed.load_s + num_test * _answer_seconds(cell, lengths, prompt, cell.info, speed)
     if not cell.info.is_tuned:
         return seconds
-    shots, rows = len(shared.shots_of(cell)), cell.start.data.budget
+    shots, budget = len(shared.shots_of(cell)), cell.start.data.budget
+    rows = min(budget, cell.recipe.num_rows or budget)
     length = min(row * OPEN_ROW_LENGTH, cell.recipe.max_length)
     row_seconds = length / speed.train * cell.info.passes
     epochs = shared.training.num_train_epochs
     trained = FULL_ROWS if cell.info.sees == "train" else rows
     seconds += (shots + trained) * epochs * row_seconds
-    if len(plan.rates) > 1 and plan.rates_of_seed in (None, cell.seed):
-        trial = (shots / NUM_FOLDS + rows) * (plan.trial_epochs or epochs) * row_seconds + speed.load_s
-        seconds += len(plan.rates) * NUM_FOLDS * trial
+    num_rates = len(plan.rates) if plan.rates_of_seed in (None, cell.seed) else 1
+    if num_rates > 1 or cell.info.is_judged:
+        of_trial = shots / NUM_FOLDS + min(rows, TRIAL_ROWS)
+        trial = of_trial * (plan.trial_epochs or epochs) * row_seconds + speed.load_s
+        seconds += num_rates * NUM_FOLDS * trial
     return seconds
 
 

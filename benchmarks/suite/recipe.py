@@ -48,7 +48,10 @@ class TaskRecipe(Section):
         default=False,
         description="train on rationale then answer; off, since open rows have none and teach to skip it",
     )
-    num_test: int = Field(default=250, ge=1, description="test rows, drawn with seed 0; all if fewer")
+    num_rows: int | None = Field(
+        default=None, ge=1, description="most open rows that are trained on; the benchmark's budget if absent"
+    )
+    num_test: int = Field(default=200, ge=1, description="test rows, drawn with seed 0; all if fewer")
     oracle_rows: int = Field(
         default=100, ge=1, description="test rows that the oracle reads with every adapter of the bank"
     )

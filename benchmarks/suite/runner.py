@@ -11,8 +11,9 @@ from kshot.atomic import write_text
 from kshot.pipeline.environment import describe_environment
 from kshot.run_folder import digest
 from suite.arm import Setting
-from suite.budget import RATES
+from suite.budget import RATES, TRIAL_ROWS
 from suite.cell import Cell, read_cell, write_cell
+from suite.chosen import best_by_folds, candidates_of
 from suite.learning_rate import choose_rate
 from suite.measure import measure
 from suite.shared_work import SharedWork
@@ -51,13 +52,16 @@ def run_cells(cells: Iterable[Cell], shared: SharedWork, plan: RunPlan, say: Say
             reads = reads_of(cell, shared, plan)
             if is_finished(path, reads):
                 continue
-            result = run_cell(cell, shared, plan)
+            if cell.info.chosen_from:
+                result = best_by_folds(cell, plan.results, lambda one: reads_of(one, shared, plan))
+            else:
+                result = run_cell(cell, shared, plan)
         except Exception as error:  # whatever an arm raises: the other cells go on
             failed += 1
             result = {"error": f"{type(error).__name__}: {error}"}
             _keep_traceback(cell, shared.work)
             reads = None
-        write_cell(path, _identity(cell, plan) | result | {"reads": reads})
+        write_cell(path, result | _identity(cell, plan) | {"reads": reads})
         say(f"{cell}  {_in_short(result)}")
     return failed
 
@@ -70,6 +74,8 @@ def is_finished(path: Path, reads: str) -> bool:
 
 def reads_of(cell: Cell, shared: SharedWork, plan: RunPlan) -> str:
     """Return the hash of all that a result depends on but the code."""
+    if cell.info.chosen_from:
+        return digest([reads_of(one, shared, plan) for one in candidates_of(cell)])
     rates = [list(plan.rates), plan.trial_epochs, _rate_of_another_seed(cell, plan)]
     return digest([_trained_on(cell, shared), rates, _test_ids(cell, shared)])
 
@@ -112,7 +118,7 @@ def run_cell(cell: Cell, shared: SharedWork, plan: RunPlan) -> dict[str, Any]:
     setting = shared.setting(cell)
     times["prepare"] = time.monotonic() - started
     rate: dict[str, Any] | None = None
-    if cell.info.is_tuned:
+    if cell.info.is_tuned or cell.info.is_judged:
         started = time.monotonic()
         setting, rate = _at_best_rate(cell, setting, shared, plan)
         times["rate"] = time.monotonic() - started
@@ -141,7 +147,7 @@ def run_cell(cell: Cell, shared: SharedWork, plan: RunPlan) -> dict[str, Any]:
 def _at_best_rate(
     cell: Cell, setting: Setting, shared: SharedWork, plan: RunPlan
 ) -> tuple[Setting, dict[str, Any]]:
-    known = _rate_of_another_seed(cell, plan)
+    known = _rate_of_another_seed(cell, plan) if cell.info.is_tuned else setting.training.learning_rate
     store = shared.store("trials", cell)
     chosen, trials = choose_rate(
         cell.info.load(),
@@ -150,8 +156,9 @@ def _at_best_rate(
         plan.rates if known is None else [known],
         store=store,
         key=_trained_on(cell, shared),
-        max_rows=cell.start.data.budget,
+        max_rows=min(TRIAL_ROWS, cell.start.data.budget),
         epochs=plan.trial_epochs,
+        is_judged=cell.info.is_judged,
     )
     training = setting.training.model_copy(update={"learning_rate": chosen})
     tried = [trial.to_json() for trial in trials]
@@ -182,6 +189,6 @@ def _in_short(result: dict[str, Any]) -> str:
     if "error" in result:
         return f"failed: {result['error'][:150]}"
     stderr = f" ± {result['stderr']:.3f}" if result["stderr"] is not None else ""
-    rate = f"  rate {result['rate']['chosen']:g}" if result["rate"] else ""
+    rate = f"  rate {result['rate']['chosen']:g}" if result["rate"] and result["trained_parameters"] else ""
     seconds = sum(result["seconds"].values())
     return f"{result['accuracy']:.3f}{stderr}  NLL {result['nll']:.3f}{rate}  {seconds:.0f} s"

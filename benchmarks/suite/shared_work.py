@@ -122,7 +122,8 @@ class SharedWork:
     def _open_rows(self, cell: Cell, shots: Sequence[Example]) -> list[Example]:
         rows = self.rows_of(cell.recipe)
         if cell.info.sees != "train":
-            return self.open_rows.pick(cell.recipe, rows, shots, cell.start, cell.seed)
+            picked = self.open_rows.pick(cell.recipe, rows, shots, cell.start, cell.seed)
+            return picked[: cell.recipe.num_rows]
         order = np.random.default_rng(cell.seed).permutation(len(rows.train))
         drawn = (rows.train[place] for place in order)
         return [row for row in drawn if self._fits(cell.recipe, row)][:FULL_ROWS]

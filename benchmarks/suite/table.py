@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from suite.ablations import ABLATIONS
-from suite.arms import ARMS, BASE_ARM, OWN_ARM
+from suite.arms import ARMS, BASE_ARM, MIXTURE_ARM, OWN_ARM
 from suite.cell import read_cell, read_cells
 from suite.comparison import (
     Cells,
@@ -25,7 +25,7 @@ from suite.mixed_cases import EXPERT, cases_of
 from suite.recipe import TaskRecipe
 
 NONE = "–"
-METHODS = [name for name, info in ARMS.items() if not info.is_bound]
+METHODS = [name for name, info in ARMS.items() if not info.is_bound and name != MIXTURE_ARM]
 
 
 def draw(results: Path, recipes: Mapping[str, TaskRecipe], ablations: Path) -> str:
@@ -97,7 +97,7 @@ def _against(cells: Cells) -> list[str]:
     if not rows:
         return []
     header = ["other arm", "difference", "95 % (rows resampled)", "tasks ahead", "tasks with p < 0.05"]
-    return ["## kshot's own settings against every other arm", _markdown(header, rows), _verdict(cells)]
+    return ["## kshot against every other arm", _markdown(header, rows), _verdict(cells)]
 
 
 def _verdict(cells: Cells) -> str:
@@ -126,7 +126,9 @@ def _costs(cells: Cells) -> list[str]:
     for name, info in ARMS.items():
         found = [cell for arms in cells.values() for cell in arms.get(name, {}).values()]
         if found:
-            rates = sorted({cell["rate"]["chosen"] for cell in found if cell["rate"]})
+            rates = sorted(
+                {cell["rate"]["chosen"] for cell in found if cell["rate"] and cell["trained_parameters"]}
+            )
             rows.append(
                 [
                     info.title,
@@ -153,7 +155,7 @@ def _mixed(stored: Sequence[Mapping[str, Any]], recipes: Mapping[str, TaskRecipe
     rows = []
     for task, cases in (cases_of(stored, seeds[0]) if seeds else {}).items():
         for case in cases:
-            shown = ("best_single", OWN_ARM)
+            shown = ("best_single", MIXTURE_ARM)
             right = [
                 f"{100 * case.num_right[arm] / case.num_rows:.0f}"
                 if case.num_rows and arm in case.num_right
@@ -161,7 +163,13 @@ def _mixed(stored: Sequence[Mapping[str, Any]], recipes: Mapping[str, TaskRecipe
                 for arm in shown
             ]
             rows.append([recipes[task].title, case.kind, str(case.num_rows), *right])
-    header = ["task", "the chosen experts alone are", "rows", "best single expert right, %", "kshot right, %"]
+    header = [
+        "task",
+        "the chosen experts alone are",
+        "rows",
+        "best single expert right, %",
+        "mixture right, %",
+    ]
     return ["## Where experts agree, and where not", _markdown(header, rows)] if rows else []
 
 

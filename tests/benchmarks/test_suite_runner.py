@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from suite.arms import ARMS, ArmInfo
+from suite.arms import ARMS, CHOICES, MIXTURE_ARM, ArmInfo
 from suite.cell import read_cell
 from suite.measure import measure
 from suite.mixed_cases import expert_cells
@@ -21,7 +21,7 @@ from kshot.errors import AdapterError
 NOBODY = ArmInfo("nobody", "suite.own.single:build_named", settings={"name": "nobody"})
 
 
-@pytest.mark.parametrize(("recipe", "arms"), [(WRITTEN, list(ARMS)), (CHOSEN, ["few_shot", "kshot"])])
+@pytest.mark.parametrize(("recipe", "arms"), [(WRITTEN, list(ARMS)), (CHOSEN, ["few_shot", MIXTURE_ARM])])
 def test_invariant_every_arm_is_built_measured_and_stored(
     toy: SharedWork, tmp_path: Path, recipe: TaskRecipe, arms: list[str]
 ) -> None:
@@ -114,7 +114,7 @@ def test_roundtrip_a_stored_cell_comes_out_the_same_again(toy: SharedWork, tmp_p
 
 def test_invariant_the_fresh_lora_has_as_many_weights_as_the_mixture(toy: SharedWork, tmp_path: Path) -> None:
     plan = RunPlan(tmp_path / "results", rates=[0.01])
-    cells = [toy_cell(CHOSEN, arm, ARMS[arm]) for arm in ("fresh_same_count", "kshot")]
+    cells = [toy_cell(CHOSEN, arm, ARMS[arm]) for arm in ("fresh_same_count", MIXTURE_ARM)]
     run_cells(cells, toy, plan, lambda line: None)
     fresh, own = (read_cell(cell.path(plan.results)) or {} for cell in cells)
     assert fresh["notes"]["mixture_parameters"] == own["trained_parameters"]
@@ -123,13 +123,34 @@ def test_invariant_the_fresh_lora_has_as_many_weights_as_the_mixture(toy: Shared
 
 
 def test_invariant_experts_of_the_mixture_become_cells(toy: SharedWork, tmp_path: Path) -> None:
-    plan, own = RunPlan(tmp_path / "results", rates=[0.01]), toy_cell(CHOSEN, "kshot", ARMS["kshot"])
+    plan, own = RunPlan(tmp_path / "results", rates=[0.01]), toy_cell(CHOSEN, MIXTURE_ARM, ARMS[MIXTURE_ARM])
     assert expert_cells(own, plan.results) == []
     run_cells([own], toy, plan, lambda line: None)
     cells = expert_cells(own, plan.results)
     chosen = (read_cell(own.path(plan.results)) or {})["notes"]["experts"]
     assert [cell.arm for cell in cells] == [f"expert-{name}" for name in chosen]
     assert run_cells(cells[:1], toy, plan, lambda line: None) == 0
+
+
+def test_invariant_the_choice_is_the_arm_with_the_least_nll_of_held_out_shots(
+    toy: SharedWork, tmp_path: Path
+) -> None:
+    plan, said = RunPlan(tmp_path / "results", rates=[0.003, 0.01]), []
+    choice = toy_cell(CHOSEN, "kshot", ARMS["kshot"])
+    assert run_cells([choice], toy, plan, said.append) == 1
+    assert "got none of base: run it first" in said[-1]
+    cells = [toy_cell(CHOSEN, arm, ARMS[arm]) for arm in CHOICES]
+    assert run_cells([*cells, choice], toy, plan, said.append) == 0, said
+    stored = {cell.arm: read_cell(cell.path(plan.results)) or {} for cell in cells}
+    held_out = {
+        arm: min(sum(trial["nll"]) / 2 for trial in found["rate"]["tried"]) for arm, found in stored.items()
+    }
+    best = min(held_out, key=held_out.__getitem__)
+    found = read_cell(choice.path(plan.results)) or {}
+    assert found["notes"]["held_out_nll"] == pytest.approx(held_out)
+    assert (found["arm"], found["notes"]["chosen"]) == ("kshot", best)
+    assert found["predictions"] == stored[best]["predictions"]
+    assert run_cells([choice], toy, plan, lambda line: pytest.fail(line)) == 0
 
 
 def test_invariant_leaking_adapters_are_left_out(toy: SharedWork) -> None:

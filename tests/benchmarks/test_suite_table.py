@@ -47,7 +47,8 @@ def stored(task: str, arm: str, correct: str, seed: int = 0, **more: Any) -> dic
 CELLS = [
     stored("written", "base", "1000"),
     stored("written", "fresh", "1100"),
-    stored("written", "kshot", "1110", notes={"experts": ["aa", "bb"]}),
+    stored("written", "kshot", "1110"),
+    stored("written", "kshot_mixture", "1110", notes={"experts": ["aa", "bb"]}),
     stored("written", "oracle", "1111"),
     stored("chosen", "base", "11110"),
     stored("chosen", "fresh", "11100"),
@@ -128,14 +129,16 @@ def test_golden_page(tmp_path: Path) -> None:
     lines = page.splitlines()
     assert "| arm | Written | Chosen | mean of 2 | seeds |" in lines
     assert "| base model | 25.0 ± 25.0 | 80.0 ± 20.0 | 52.5 ± 16.0 | 1 |" in lines
-    assert "| **kshot, its own settings** | 75.0 ± 25.0 | 20.0 ± 20.0 | 47.5 ± 16.0 | 1 |" in lines
+    assert (
+        "| **kshot: what folds of the shots choose** | 75.0 ± 25.0 | 20.0 ± 20.0 | 47.5 ± 16.0 | 1 |" in lines
+    )
     assert "| *oracle: best expert by test rows* | 100.0 ± 0.0 | – | – | 1 |" in lines
     assert "| *test rows* | 4 | 5 |  |  |" in lines
     assert any(line.startswith("| base model | -5.0 ± 18.9 |") for line in lines)
     assert "Best of all methods on 1 of 2 tasks (written)." in page
     assert "Below the base model by more than a standard error on 1 (chosen)." in page
     assert f"The best other arm is {ARMS['fresh'].title}: -7.5 ± 17.5, not outside" in page
-    assert "| kshot, its own settings | 1,000 | 0.002 | 1.500 | – | 10 | 20 |" in lines
+    assert "| kshot's mixture, its own settings | 1,000 | 0.002 | 1.500 | – | 10 | 20 |" in lines
     assert "- chosen, ties: ValueError: too bad" in lines
     assert page == draw(tmp_path, RECIPES, tmp_path / "none")
 
@@ -143,7 +146,7 @@ def test_golden_page(tmp_path: Path) -> None:
 def test_golden_mixed_cases() -> None:
     experts = [stored("written", "expert-aa", "1010"), stored("written", "expert-bb", "1001")]
     cases = cases_of([*CELLS, *experts], seed=0)["written"]
-    assert [(case.kind, case.num_rows, case.num_right["kshot"]) for case in cases] == [
+    assert [(case.kind, case.num_rows, case.num_right["kshot_mixture"]) for case in cases] == [
         ("all right", 1, 1),
         ("mixed", 2, 1),
         ("all wrong", 1, 1),

@@ -9,7 +9,7 @@ from kshot.prompts import PromptTemplate, prompt_of, target_of
 from suite.arm import Built, Setting
 from suite.own.tuning import as_it_is
 
-PROMPT_TOKENS = 2048  # of shots, or what the model reads: longer prompts cost minutes a cell and add little
+PROMPT_TOKENS = 1024  # of shots, or what the model reads: longer prompts cost minutes a cell and add little
 
 
 def build_base(setting: Setting) -> Built:
