@@ -33,9 +33,9 @@ class Speed:
         load_s: Seconds to load the base model.
     """
 
-    train: float = 160.0
-    read: float = 870.0
-    write: float = 170.0
+    train: float = 350.0
+    read: float = 1600.0
+    write: float = 300.0
     load_s: float = 2.0
 
 

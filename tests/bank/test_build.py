@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,18 @@ def test_training_stops_when_held_out_rows_lose_and_the_best_epoch_is_kept(
     assert record["held_out_nll"] == pytest.approx(min(by_epoch), rel=0.05, abs=0.01)  # rounded to bfloat16
     assert record["train_tokens"] % len(by_epoch) == 0
     assert f"{record['epoch']} epoch(s)" in (tmp_path / "bank" / "yes" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("epochs_of_tokens", "epochs"), [(0.5, 1), (2.5, 2), (9, 3)])
+def test_training_is_the_whole_epochs_that_fit_into_the_tokens(
+    recipe: dict[str, Any], build: Any, tmp_path: Path, epochs_of_tokens: float, epochs: int
+) -> None:
+    recipe["adapters"] = recipe["adapters"][:1]
+    recipe["training"] |= {"num_train_epochs": 1}
+    build()
+    one_epoch = record(tmp_path, "yes")["train_tokens"]
+    shutil.rmtree(tmp_path / "bank")
+    recipe["training"] |= {"num_train_epochs": 3}
+    recipe["tokens"] = int(epochs_of_tokens * one_epoch)
+    build()
+    assert record(tmp_path, "yes")["train_tokens"] == epochs * one_epoch

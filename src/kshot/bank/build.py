@@ -21,7 +21,7 @@ from kshot.bank.intake import read_draft
 from kshot.bank.recipe import AdapterRecipe, BankRecipe, data_digest
 from kshot.bank.row_hashes import write_row_hashes
 from kshot.bank.split import Split, split_rows
-from kshot.config import read_yaml
+from kshot.config import TrainingConfig, read_yaml
 from kshot.errors import ConfigError, SourceError, reason_of
 from kshot.language_model import LanguageModel
 from kshot.prompts import TokenisedExample
@@ -117,7 +117,8 @@ def _train_into(
     try:
         best = _best_epoch(lm, recipe, split)
         callbacks = [best] if best else []
-        result = fit(lm, split.train, recipe.training, seed=recipe.seed, callbacks=callbacks)
+        settings = _within_tokens(recipe, split.train)
+        result = fit(lm, split.train, settings, seed=recipe.seed, callbacks=callbacks)
         if best:
             best.restore()
         _round_to_bfloat16(lm.model)
@@ -130,6 +131,16 @@ def _train_into(
     weights = {key: value.to(torch.bfloat16) for key, value in load_file(draft / WEIGHTS).items()}
     save_file(weights, draft / WEIGHTS, metadata={"format": "pt"})
     return _record(before, after, split, result, best)
+
+
+def _within_tokens(recipe: BankRecipe, rows: list[TokenisedExample]) -> TrainingConfig:
+    """Return the training with as many whole epochs as `recipe.tokens` allow."""
+    if recipe.tokens is None:
+        return recipe.training
+    fit_in = max(1, recipe.tokens // sum(map(len, rows)))
+    return recipe.training.model_copy(
+        update={"num_train_epochs": min(fit_in, recipe.training.num_train_epochs)}
+    )
 
 
 def _best_epoch(lm: LanguageModel, recipe: BankRecipe, split: Split) -> BestEpoch | None:

@@ -82,6 +82,12 @@ class BankRecipe(Section):
         description="epochs in a row without a lower held-out NLL, after which training stops; the best "
         "epoch is kept; where absent all epochs are trained and the last is kept",
     )
+    tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="an adapter is trained on: whole epochs that fit, one at least; num_train_epochs where "
+        "absent, and at most",
+    )
     training: TrainingConfig = TrainingConfig()
     adapters: tuple[AdapterRecipe, ...] = Field(min_length=1)
 
