@@ -32,7 +32,8 @@ def test_hashes_are_the_same_each_time(quick: Sandbox) -> None:
         ("import os\nwhile True: os.fork()", "Operation not permitted"),
         ("while True: pass", "used up its processor time"),
         ("x = bytearray(10 * 2**30)", "MemoryError"),
-        ("x = []\nwhile True: x.append(bytearray(10**7))", "MemoryError"),
+        # on a machine short of memory, pages come so slowly that the other limit is met first
+        ("x = []\nwhile True: x.append(bytearray(10**7))", "MemoryError or used up its processor time"),
         ("open('/x', 'w')", "Read-only file system"),
         ("open('/usr/x', 'w')", "Read-only file system"),
         ("open('/dev/x', 'w')", "Read-only file system"),
@@ -65,7 +66,7 @@ def test_hashes_are_the_same_each_time(quick: Sandbox) -> None:
 def test_attacks_fail(quick: Sandbox, body: str, problem: str) -> None:
     outcome = _attack(quick, body)
     assert outcome.value is None
-    assert problem in (outcome.problem or "")
+    assert any(one in (outcome.problem or "") for one in problem.split(" or "))
 
 
 def test_a_program_that_waits_is_killed() -> None:
