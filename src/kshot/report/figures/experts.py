@@ -141,7 +141,8 @@ def _perplexity_axis(values: list[float]) -> dict[str, object]:
     ticks = [digit * 10**power for power in range(_MAX_POWER) for digit in (1, 2, 5)]
     shown = [tick for tick in ticks if tick <= 2 * max(values)]
     step = -(-len(shown) // _MAX_TICKS)  # from the first on, so that few are left where there are many
-    return {"type": "log", "tickvals": shown[::step], "ticktext": [f"{tick:,}" for tick in shown[::step]]}
+    marks = [float(tick) for tick in shown[::step]]  # not every JSON writer takes whole numbers above 2^64
+    return {"type": "log", "tickvals": marks, "ticktext": [f"{tick:,}" for tick in shown[::step]]}
 
 
 def _described(one: RankedAdapter, selection: Selection) -> str:
