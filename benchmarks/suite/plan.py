@@ -1,4 +1,4 @@
-"""What a run would cost, before it starts: hours by arm and task, from measured speeds and the rows' lengths.
+"""What a run would cost, before it starts: hours by arm and task, from speeds and the rows' lengths.
 
 Tokens are taken as characters over four: the plan loads no model.
 """
@@ -24,7 +24,7 @@ OPEN_ROW_LENGTH = 1.4  # of selected rows, in those of the task: 131 tokens agai
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second of SmolLM2-135M in bfloat16 on two cores, each with its own cells.
+    """Tokens a second of SmolLM2-135M in bfloat16 on two cores, each with its own cells: estimates.
 
     Attributes:
         train: Forward and backward through one LoRA.

@@ -52,10 +52,7 @@ def run_cells(cells: Iterable[Cell], shared: SharedWork, plan: RunPlan, say: Say
             reads = reads_of(cell, shared, plan)
             if is_finished(path, reads):
                 continue
-            if cell.info.chosen_from:
-                result = best_by_folds(cell, plan.results, lambda one: reads_of(one, shared, plan))
-            else:
-                result = run_cell(cell, shared, plan)
+            result = run_cell(cell, shared, plan)
         except Exception as error:  # whatever an arm raises: the other cells go on
             failed += 1
             result = {"error": f"{type(error).__name__}: {error}"}
@@ -112,7 +109,12 @@ def _test_ids(cell: Cell, shared: SharedWork) -> list[str]:
 
 
 def run_cell(cell: Cell, shared: SharedWork, plan: RunPlan) -> dict[str, Any]:
-    """Build a cell's model at its best rate and measure it; whatever the arm raises is passed on."""
+    """Build a cell's model at its best rate and measure it, or choose among finished cells.
+
+    Whatever the arm raises is passed on.
+    """
+    if cell.info.chosen_from:
+        return best_by_folds(cell, plan.results, lambda one: reads_of(one, shared, plan))
     arm, times = cell.info.load(), {}
     started = time.monotonic()
     setting = shared.setting(cell)

@@ -151,6 +151,8 @@ def test_invariant_the_choice_is_the_arm_with_the_least_nll_of_held_out_shots(
     assert (found["arm"], found["notes"]["chosen"]) == ("kshot", best)
     assert found["predictions"] == stored[best]["predictions"]
     assert run_cells([choice], toy, plan, lambda line: pytest.fail(line)) == 0
+    assert reproduce_cells([choice], toy, plan, said.append) == 0
+    assert said[-1].endswith(SAME)
 
 
 def test_invariant_leaking_adapters_are_left_out(toy: SharedWork) -> None:
